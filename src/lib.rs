@@ -1,0 +1,9 @@
+//! assetfs: remote asset stores as Linux directories.
+//!
+//! The rooms, from top to bottom: `cli` and `config`, `fuse`, `vfs`, `write` and `read`, `store`,
+//! `http`; beside them `serve`, the embedded servers. README.md draws them and a byte's way through.
+
+pub mod error;
+pub mod fuse;
+pub mod store;
+pub mod vfs;

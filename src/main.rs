@@ -1,0 +1,3 @@
+//! The assetfs command.
+
+fn main() {}
