@@ -5,5 +5,7 @@
 
 pub mod error;
 pub mod fuse;
+pub mod read;
 pub mod store;
 pub mod vfs;
+pub mod write;

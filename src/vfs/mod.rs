@@ -1,14 +1,32 @@
 //! POSIX meaning over a store: inodes, handles, directories, attributes. Knows no FUSE.
+//!
+//! Locks, in this order, never across an await: `tree`, `handles`, then a writer's, then the cache's.
 
+mod attrs;
+mod files;
+mod moves;
+mod names;
 mod status;
+mod tree;
 
+pub use attrs::{Attr, Change, Statfs, TimeSet};
+pub use files::{Open, OpenFlags};
+pub use names::Listed;
 pub use status::{FileState, FileStatus, Status};
+pub use tree::ROOT;
 
-use crate::error::Result;
-use crate::store::{Probe, Store};
+use crate::error::{Error, Kind, Result};
+use crate::read::Cache;
+use crate::store::{Attrs, Digests, Entry, Kind as EntryKind, Probe, Space, Store, Version};
+use crate::write::{self, Spool, Writer};
+use files::Handle;
+use std::collections::{HashMap, VecDeque};
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::{Duration, Instant, SystemTime};
+use tokio::sync::Notify;
+use tree::{Node, Tree, Ttl};
 
 /// Settings of one mount, as plain data.
 #[derive(Clone, Debug)]
@@ -41,49 +59,362 @@ pub struct Options {
     pub spool_max: Option<u64>,
     /// A directory with more entries below it is not renamed but copied by the caller (`EXDEV`).
     pub rename_max: usize,
+    /// The socket that `user.assetfs.control` on the root tells.
+    pub control: Option<PathBuf>,
 }
+
+/// How long a question is waited for when an older answer is at hand.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// How long a name that the store refused is refused at create.
+const REFUSED_FOR: Duration = Duration::from_secs(60);
+
+/// Committed spool files that stay as a cache (for a rename or a read that follows): bytes and files.
+const KEPT_BYTES: u64 = 1 << 30;
+const KEPT_FILES: usize = 256;
 
 /// What a drain left behind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Drained {
     /// Acknowledged files that are still in the spool.
     pub kept: usize,
-    /// Files whose program was told of a failure, kept in the spool as well.
+    /// Files whose program was told of a failure, or that were open and not closed; kept as well.
     pub refused: usize,
 }
 
 /// A mounted store.
 #[derive(Debug)]
-pub struct Vfs {}
+pub struct Vfs {
+    me: Weak<Vfs>,
+    store: Arc<dyn Store>,
+    cache: Arc<Cache>,
+    write: Arc<write::Context>,
+    rt: tokio::runtime::Handle,
+    options: Options,
+    tree: Mutex<Tree>,
+    handles: Mutex<HashMap<u64, Arc<Handle>>>,
+    next_handle: AtomicU64,
+    /// One listing of a directory at a time.
+    listing: Mutex<HashMap<u64, Weak<tokio::sync::Mutex<()>>>>,
+    /// Names that the store refused at close, by directory.
+    refused: Mutex<HashMap<(u64, String), (Instant, Error)>>,
+    /// Committed spool files kept as a cache, oldest first.
+    kept: Mutex<VecDeque<(u64, u64)>>,
+    draining: AtomicBool,
+    space: Mutex<Option<(Instant, Option<Space>)>>,
+    /// Something was committed, failed, or came to rest.
+    changed: Notify,
+    started: SystemTime,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 impl Vfs {
-    /// A filesystem over `store`, which was probed. Adopts what the spool folder holds.
+    /// A filesystem over `store`, which was probed.
     pub fn new(
-        _store: Arc<dyn Store>,
-        _probe: &Probe,
-        _options: Options,
-        _rt: tokio::runtime::Handle,
+        store: Arc<dyn Store>,
+        probe: &Probe,
+        options: Options,
+        rt: tokio::runtime::Handle,
     ) -> Result<Arc<Self>> {
-        Ok(Arc::new(Vfs {}))
+        let spool = Spool::open(&options.spool_dir, options.spool_max)?;
+        let cache = Cache::new(
+            store.clone(),
+            rt.clone(),
+            options.memory,
+            options.downloads,
+            options.stall_timeout,
+        );
+        let now = SystemTime::now();
+        let root = Entry {
+            addr: probe.root.clone(),
+            name: String::new(),
+            kind: EntryKind::Dir,
+            size: 0,
+            version: Version::from(""),
+            tag: None,
+            modified: now,
+            created: None,
+            digests: Digests::default(),
+            attrs: Attrs::default(),
+            content_type: None,
+        };
+        let ttl = Ttl {
+            attr: options.attr_ttl,
+            negative: options.negative_ttl,
+        };
+        Ok(Arc::new_cyclic(|me: &Weak<Vfs>| Vfs {
+            me: me.clone(),
+            cache: cache.clone(),
+            write: Arc::new(write::Context {
+                store: store.clone(),
+                cache,
+                spool,
+                rt: rt.clone(),
+                uploads: options.uploads,
+                owner: me.clone(),
+                sent_bytes: AtomicU64::new(0),
+                committed_files: AtomicU64::new(0),
+            }),
+            store,
+            rt,
+            tree: Mutex::new(Tree::new(root, ttl)),
+            handles: Mutex::default(),
+            next_handle: AtomicU64::new(1),
+            listing: Mutex::default(),
+            refused: Mutex::default(),
+            kept: Mutex::default(),
+            draining: AtomicBool::new(false),
+            space: Mutex::default(),
+            changed: Notify::new(),
+            started: now,
+            options,
+        }))
+    }
+
+    fn tree(&self) -> MutexGuard<'_, Tree> {
+        lock(&self.tree)
+    }
+
+    /// `ReadOnly` if nothing may be changed (any more).
+    fn check_writable(&self) -> Result<()> {
+        if self.options.read_only || self.draining.load(Ordering::Acquire) {
+            return Err(Error::new(Kind::ReadOnly, ""));
+        }
+        Ok(())
+    }
+
+    /// Bounds a question whose older answer is at hand: better the old answer soon than none.
+    async fn ask<T>(
+        &self,
+        have_older: bool,
+        question: impl Future<Output = Result<T>>,
+    ) -> Result<T> {
+        if !have_older {
+            return question.await;
+        }
+        let timeout = Error::new(Kind::Timeout, "look");
+        tokio::time::timeout(PATIENCE, question)
+            .await
+            .unwrap_or(Err(timeout))
+    }
+
+    /// Bounds an operation during which the kernel holds the directory's lock.
+    async fn within_name_timeout<T>(
+        &self,
+        op: &'static str,
+        work: impl Future<Output = Result<T>>,
+    ) -> Result<T> {
+        match tokio::time::timeout(self.options.name_timeout, work).await {
+            Ok(result) => result,
+            Err(_) => {
+                let mut error = Error::new(Kind::Timeout, op).said("no answer within name_timeout");
+                error.elapsed = self.options.name_timeout;
+                Err(error)
+            }
+        }
     }
 
     /// What the mount is doing; from memory.
     #[must_use]
     pub fn status(&self) -> Status {
-        Status::default()
+        let mut status = Status {
+            sent_bytes: self.write.sent_bytes.load(Ordering::Relaxed),
+            fetched_bytes: self.cache.fetched(),
+            cached_bytes: self.cache.bytes(),
+            spool_bytes: self.write.spool.bytes(),
+            committed_files: self.write.committed_files.load(Ordering::Relaxed),
+            ..Status::default()
+        };
+        let tree = self.tree();
+        for node in tree.nodes() {
+            let Some(file) = file_status(&tree, node) else {
+                continue;
+            };
+            if matches!(file.state, FileState::Clean | FileState::Committed) {
+                continue;
+            }
+            if matches!(file.state, FileState::Sealing | FileState::Uploading) {
+                status.to_send_bytes += file.size.saturating_sub(file.sent);
+            }
+            status.files.push(file);
+        }
+        status.files.sort_by(|a, b| a.path.cmp(&b.path));
+        status
     }
 
     /// Where one file stands, by its path below the mountpoint; `None` if it is not known here.
     #[must_use]
-    pub fn file_status(&self, _path: &str) -> Option<FileStatus> {
-        None
+    pub fn file_status(&self, path: &str) -> Option<FileStatus> {
+        let tree = self.tree();
+        let mut ino = ROOT;
+        for name in path.split('/').filter(|name| !name.is_empty()) {
+            ino = tree.child(ino, name)?;
+        }
+        let node = tree.get(ino)?;
+        file_status(&tree, node)
     }
 
-    /// Takes no new writes (`EROFS`) and sends what there is to send, for at most `limit`.
-    pub async fn drain(&self, _limit: Duration) -> Drained {
-        Drained {
+    /// Takes no new writes (`EROFS`) and waits until what was closed is sent, for at most `limit`.
+    /// What is open and not closed is not sent: nobody said that it is whole.
+    pub async fn drain(&self, limit: Duration) -> Drained {
+        self.draining.store(true, Ordering::Release);
+        let all_landed = async {
+            loop {
+                let changed = self.changed.notified();
+                if !self
+                    .writers()
+                    .iter()
+                    .any(|w| w.look().1 != write::Flight::Idle)
+                {
+                    return;
+                }
+                changed.await;
+            }
+        };
+        let _ = tokio::time::timeout(limit, all_landed).await;
+        let mut drained = Drained {
             kept: 0,
             refused: 0,
+        };
+        for writer in self.writers() {
+            let (top, flight, last, _) = writer.look();
+            if flight != write::Flight::Idle {
+                drained.kept += 1;
+            } else if top != write::Top::Same || matches!(last, write::Last::Failed { .. }) {
+                drained.refused += 1;
+            }
         }
+        drained
+    }
+
+    fn writers(&self) -> Vec<Arc<Writer>> {
+        self.tree()
+            .nodes()
+            .filter_map(|node| node.writer.clone())
+            .collect()
+    }
+
+    /// Lets go of the oldest committed spool files beyond the budget.
+    fn shed(&self) {
+        let mut shed = Vec::new();
+        {
+            let mut kept = lock(&self.kept);
+            let mut bytes: u64 = kept.iter().map(|(_, bytes)| bytes).sum();
+            while (bytes > KEPT_BYTES || kept.len() > KEPT_FILES)
+                && let Some((ino, size)) = kept.pop_front()
+            {
+                bytes -= size;
+                shed.push(ino);
+            }
+        }
+        for ino in shed {
+            self.shed_one(ino);
+        }
+    }
+
+    fn shed_one(&self, ino: u64) {
+        let mut tree = self.tree();
+        let Some(node) = tree.get_mut(ino) else {
+            return;
+        };
+        if let Some(writer) = &node.writer
+            && writer.shed()
+        {
+            node.attrs = writer.attrs();
+            node.writer = None;
+            tree.reap(ino);
+        }
+    }
+}
+
+fn file_status(tree: &Tree, node: &Node) -> Option<FileStatus> {
+    let entry_size = node.entry.as_ref().map_or(0, |entry| entry.size);
+    let mut status = FileStatus {
+        path: tree.path(node.ino),
+        state: FileState::Clean,
+        size: entry_size,
+        sent: entry_size,
+        error: None,
+    };
+    let Some(writer) = &node.writer else {
+        return Some(status);
+    };
+    let (top, flight, last, sent) = writer.look();
+    status.size = writer.size();
+    status.sent = sent;
+    status.state = match (flight, top, &last) {
+        (write::Flight::Sealing, ..) => FileState::Sealing,
+        (write::Flight::Uploading, ..) => FileState::Uploading,
+        (_, write::Top::Touched | write::Top::Written, _) => FileState::Dirty,
+        (.., write::Last::Failed { .. }) if writer.is_open() => FileState::Failed,
+        (.., write::Last::Failed { .. }) => FileState::Unsent,
+        (.., write::Last::Committed) => FileState::Committed,
+        (.., write::Last::None) => FileState::Clean,
+    };
+    if matches!(status.state, FileState::Clean | FileState::Committed) {
+        status.sent = status.size;
+    }
+    if let write::Last::Failed { error, .. } = last {
+        status.error = Some(error.to_string());
+    }
+    Some(status)
+}
+
+impl write::Owner for Vfs {
+    fn committed(&self, ino: u64, entry: &Entry) {
+        {
+            let mut tree = self.tree();
+            if let Some(node) = tree.get_mut(ino) {
+                let now = Instant::now();
+                node.checked = now;
+                node.changed = Some(now);
+                node.pages = Some(entry.version.clone());
+                node.entry = Some(Arc::new(entry.clone()));
+                if let Some(writer) = &node.writer {
+                    node.attrs = writer.attrs();
+                    node.written = writer.written();
+                }
+            }
+        }
+        self.changed.notify_waiters();
+    }
+
+    fn failed(&self, ino: u64, error: &Error) {
+        if matches!(
+            error.kind,
+            Kind::Invalid | Kind::NameTooLong | Kind::IsDir | Kind::NotDir
+        ) {
+            let tree = self.tree();
+            if let Some(node) = tree.get(ino) {
+                let key = (node.parent, node.name.clone());
+                lock(&self.refused).insert(key, (Instant::now(), error.clone()));
+            }
+        }
+        self.changed.notify_waiters();
+    }
+
+    fn rested(&self, ino: u64) {
+        let size = self
+            .tree()
+            .get(ino)
+            .and_then(|n| n.writer.as_ref().map(|w| w.size()));
+        if let Some(size) = size {
+            lock(&self.kept).push_back((ino, size));
+            self.shed();
+        }
+        self.changed.notify_waiters();
+    }
+
+    fn dropped(&self, ino: u64) {
+        let mut tree = self.tree();
+        if let Some(node) = tree.get_mut(ino) {
+            node.writer = None;
+            tree.reap(ino);
+        }
+        drop(tree);
+        self.changed.notify_waiters();
     }
 }

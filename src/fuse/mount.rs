@@ -1,0 +1,133 @@
+//! Mounting and unmounting.
+
+use super::Fs;
+use crate::error::{Error, Kind, Result};
+use crate::vfs::Vfs;
+use fuser::{BackgroundSession, Config, MountOption, Session, SessionACL};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Event loops, each with its own descriptor of /dev/fuse.
+const EVENT_LOOPS: usize = 2;
+
+/// How a filesystem is mounted.
+#[derive(Clone, Debug)]
+pub struct MountOptions {
+    /// The source, as `df` and `mount` show it.
+    pub source: String,
+    /// Other users may enter (needs `user_allow_other` unless root).
+    pub allow_other: bool,
+    /// Mounted read-only.
+    pub read_only: bool,
+    /// mount(8)'s own words that go to the kernel: nosuid, nodev, noexec, ...
+    pub words: Vec<String>,
+}
+
+/// A mount that answers. Dropping it unmounts.
+#[derive(Debug)]
+pub struct Mounted {
+    session: Mutex<Option<BackgroundSession>>,
+    mountpoint: PathBuf,
+}
+
+/// Mounts; returns when the mount answers.
+pub fn mount(
+    vfs: Arc<Vfs>,
+    mountpoint: &Path,
+    options: &MountOptions,
+    rt: tokio::runtime::Handle,
+) -> Result<Mounted> {
+    let mut config = Config::default();
+    config.mount_options = vec![
+        MountOption::FSName(options.source.replace(',', "\\,")),
+        MountOption::Subtype("assetfs".to_owned()),
+        MountOption::DefaultPermissions,
+        if options.read_only {
+            MountOption::RO
+        } else {
+            MountOption::RW
+        },
+    ];
+    for word in &options.words {
+        config.mount_options.push(match word.as_str() {
+            "nosuid" => MountOption::NoSuid,
+            "suid" => MountOption::Suid,
+            "nodev" => MountOption::NoDev,
+            "dev" => MountOption::Dev,
+            "noexec" => MountOption::NoExec,
+            "exec" => MountOption::Exec,
+            "noatime" => MountOption::NoAtime,
+            "atime" => MountOption::Atime,
+            "sync" => MountOption::Sync,
+            "async" => MountOption::Async,
+            "dirsync" => MountOption::DirSync,
+            other => MountOption::CUSTOM(other.to_owned()),
+        });
+    }
+    config.acl = if options.allow_other {
+        SessionACL::All
+    } else {
+        SessionACL::Owner
+    };
+    config.n_threads = Some(EVENT_LOOPS);
+    config.clone_fd = true;
+    let failed = |e| Error::local("mount", e).at(mountpoint.display().to_string());
+    let session = Session::new(Fs::new(vfs, rt), mountpoint, &config).map_err(failed)?;
+    let session = session.spawn().map_err(failed)?;
+    Ok(Mounted {
+        session: Mutex::new(Some(session)),
+        mountpoint: mountpoint.to_owned(),
+    })
+}
+
+impl Mounted {
+    /// Waits until the filesystem is unmounted, by whomever. Blocks the thread.
+    pub fn wait(&self) {
+        let session = self
+            .session
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        if let Some(session) = session
+            && let Err(error) = session.join()
+        {
+            log::error!("{}: {error}", self.mountpoint.display());
+        }
+    }
+
+    /// Unmounts; `Busy` if something holds it.
+    pub fn unmount(&self) -> Result<()> {
+        unmount(&self.mountpoint)
+    }
+}
+
+/// Unmounts a mountpoint; `Busy` if something holds it. An ordinary user goes through `fusermount3`.
+fn unmount(mountpoint: &Path) -> Result<()> {
+    let failed = |e: std::io::Error| match e.raw_os_error() {
+        Some(libc::EBUSY) => Error::new(Kind::Busy, "unmount").at(mountpoint.display().to_string()),
+        _ => Error::local("unmount", e).at(mountpoint.display().to_string()),
+    };
+    match rustix::mount::unmount(mountpoint, rustix::mount::UnmountFlags::empty()) {
+        Ok(()) => return Ok(()),
+        Err(rustix::io::Errno::PERM) => {}
+        Err(error) => return Err(failed(error.into())),
+    }
+    let out = std::process::Command::new("fusermount3")
+        .arg("-u")
+        .arg("--")
+        .arg(mountpoint)
+        .output();
+    let out = out.map_err(failed)?;
+    if out.status.success() {
+        return Ok(());
+    }
+    let words = String::from_utf8_lossy(&out.stderr);
+    let kind = if words.contains("busy") {
+        Kind::Busy
+    } else {
+        Kind::Local(libc::EIO)
+    };
+    Err(Error::new(kind, "unmount")
+        .at(mountpoint.display().to_string())
+        .said(&words))
+}

@@ -1,0 +1,350 @@
+//! Rename: of what is only here a change of names, of what the store has a native rename, or where it
+//! has none a copy under the new name and the removal of the old one, never leaving neither.
+
+use super::files::wait;
+use super::tree::ROOT;
+use super::{Vfs, lock};
+use crate::error::{Error, Kind, Result};
+use crate::store::{Entry, Kind as EntryKind, Place};
+use crate::write::Target;
+use std::sync::Arc;
+use std::time::Instant;
+
+/// Largest directory, in bytes below it, that is moved one file at a time: the kernel holds the directory's
+/// lock meanwhile. Larger ones are left to the caller (`EXDEV`).
+const MOVE_MAX: u64 = 64 << 20;
+
+impl Vfs {
+    /// rename(2). `no_replace` is `RENAME_NOREPLACE`.
+    pub async fn rename(
+        &self,
+        parent: u64,
+        name: &str,
+        new_parent: u64,
+        new_name: &str,
+        no_replace: bool,
+    ) -> Result<()> {
+        self.check_writable()?;
+        let missing = || Error::new(Kind::NotFound, "rename").at(name);
+        let ino = self
+            .within_name_timeout("rename", self.find(parent, name))
+            .await?;
+        let ino = ino.ok_or_else(missing)?;
+        if (parent, name) == (new_parent, new_name) {
+            return Ok(());
+        }
+        let over = self
+            .within_name_timeout("rename", self.find_target(new_parent, new_name))
+            .await?;
+        let kind = self.tree().get(ino).ok_or_else(missing)?.kind;
+        if kind == EntryKind::Dir && self.tree().is_below(new_parent, ino) {
+            return Err(Error::new(Kind::Invalid, "rename").at(name));
+        }
+        if let Some(over) = over {
+            if no_replace {
+                return Err(Error::new(Kind::Exists, "rename").at(new_name));
+            }
+            self.check_replace(kind, over, new_name).await?;
+        }
+        match kind {
+            EntryKind::Dir => self.rename_dir(ino, over, new_parent, new_name).await,
+            EntryKind::File | EntryKind::Symlink => {
+                self.rename_file(ino, over, new_parent, new_name).await
+            }
+        }
+    }
+
+    async fn find_target(&self, parent: u64, name: &str) -> Result<Option<u64>> {
+        let found = self.find(parent, name).await?;
+        if found.is_none() {
+            self.check_new_name(parent, name)?;
+        }
+        Ok(found)
+    }
+
+    async fn check_replace(&self, kind: EntryKind, over: u64, name: &str) -> Result<()> {
+        let over_kind = self.tree().get(over).map(|node| node.kind);
+        match (kind, over_kind) {
+            (EntryKind::Dir, Some(EntryKind::Dir)) => {
+                self.within_name_timeout("rename", self.list_fresh(over))
+                    .await?;
+                if self
+                    .tree()
+                    .get(over)
+                    .is_some_and(|node| !node.children.is_empty())
+                {
+                    return Err(Error::new(Kind::NotEmpty, "rename").at(name));
+                }
+                Ok(())
+            }
+            (EntryKind::Dir, Some(_)) => Err(Error::new(Kind::NotDir, "rename").at(name)),
+            (_, Some(EntryKind::Dir)) => Err(Error::new(Kind::IsDir, "rename").at(name)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Moves one file or symbolic link. Answers when the store has it under the new name, or after
+    /// `name_timeout`: then the copy goes on, and an error is told at the next open or close.
+    async fn rename_file(
+        &self,
+        ino: u64,
+        over: Option<u64>,
+        new_parent: u64,
+        new_name: &str,
+    ) -> Result<()> {
+        let missing = || Error::new(Kind::NotFound, "rename").at(new_name);
+        let place = self
+            .tree()
+            .place(new_parent, new_name)
+            .ok_or_else(missing)?;
+        let (entry, writer, kind, held) = {
+            let tree = self.tree();
+            let node = tree.get(ino).ok_or_else(missing)?;
+            let held = over
+                .and_then(|over| tree.get(over))
+                .is_some_and(|over| over.handles > 0);
+            (node.entry.clone(), node.writer.clone(), node.kind, held)
+        };
+        if let Some(over) = over.filter(|_| held) {
+            self.within_name_timeout("rename", async { Ok(self.hold(over).await) })
+                .await?;
+        }
+        let over_entry = self.take_over(over);
+        let unsettled = writer.as_ref().is_some_and(|writer| !writer.is_settled());
+        let native = self.store.caps().rename_file;
+        let Some(entry) = entry else {
+            // Never on the store: the next commit goes to the new name.
+            self.take_name(ino, new_parent, new_name);
+            if let Some(writer) = writer {
+                writer.retarget(|target| redirect(target, place, over_entry, new_name));
+            }
+            return Ok(());
+        };
+        if native && !unsettled {
+            let renamed = self.store.rename(&entry, &place, over_entry.as_ref());
+            let renamed = self.within_name_timeout("rename", renamed).await?;
+            self.take_name(ino, new_parent, new_name);
+            self.note_entry(ino, renamed);
+            return Ok(());
+        }
+        if kind == EntryKind::Symlink {
+            return self
+                .rename_symlink(ino, &entry, place, new_parent, new_name)
+                .await;
+        }
+        // Copy: from the spool if the bytes are there, else by way of it. With a write or an upload
+        // under way, that commit is the copy.
+        let writer = self.writer(ino)?;
+        self.take_name(ino, new_parent, new_name);
+        writer.retarget(|target| redirect(target, place, over_entry, new_name));
+        if unsettled && writer.is_open() {
+            // The program still writes: its close commits under the new name; the old one goes now.
+            return self
+                .within_name_timeout("rename", self.store.remove(&entry))
+                .await;
+        }
+        let answer = if unsettled {
+            writer.sync()
+        } else {
+            writer.force()?
+        };
+        let store = self.store.clone();
+        let copied = self.rt.spawn(async move {
+            wait(answer).await?;
+            match store.remove(&entry).await {
+                Err(error) if error.kind != Kind::NotFound => Err(error),
+                _ => Ok(()),
+            }
+        });
+        match tokio::time::timeout(self.options.name_timeout, copied).await {
+            Ok(Ok(result)) => result,
+            Ok(Err(_)) => Err(Error::new(Kind::Broken, "rename").at(new_name)),
+            Err(_) => {
+                log::info!("{new_name}: the rename goes on as a copy in the background");
+                Ok(())
+            }
+        }
+    }
+
+    async fn rename_symlink(
+        &self,
+        ino: u64,
+        entry: &Arc<Entry>,
+        place: Place,
+        new_parent: u64,
+        new_name: &str,
+    ) -> Result<()> {
+        let target = self.readlink(ino).await?;
+        let moved = async {
+            let copy = self.put_symlink(place, &target).await?;
+            self.store.remove(entry).await?;
+            Ok(copy)
+        };
+        let copy = self.within_name_timeout("rename", moved).await?;
+        self.take_name(ino, new_parent, new_name);
+        self.note_entry(ino, copy);
+        Ok(())
+    }
+
+    /// Takes the replaced file out of the way of the new one; its entry is what gets replaced.
+    fn take_over(&self, over: Option<u64>) -> Option<Entry> {
+        let tree = self.tree();
+        let node = tree.get(over?)?;
+        let (entry, writer) = (node.entry.clone(), node.writer.clone());
+        drop(tree);
+        if let Some(writer) = writer {
+            writer.unlinked();
+        }
+        entry.map(|entry| (*entry).clone())
+    }
+
+    fn take_name(&self, ino: u64, parent: u64, name: &str) {
+        let mut tree = self.tree();
+        tree.rename(ino, parent, name);
+        if let Some(node) = tree.get_mut(ino) {
+            node.ctime = Some(std::time::SystemTime::now());
+        }
+        lock(&self.refused).remove(&(parent, name.to_owned()));
+    }
+
+    fn note_entry(&self, ino: u64, entry: Entry) {
+        if let Some(node) = self.tree().get_mut(ino) {
+            let now = Instant::now();
+            (node.checked, node.changed) = (now, Some(now));
+            node.entry = Some(Arc::new(entry));
+        }
+    }
+
+    async fn rename_dir(
+        &self,
+        ino: u64,
+        over: Option<u64>,
+        new_parent: u64,
+        new_name: &str,
+    ) -> Result<()> {
+        let missing = || Error::new(Kind::NotFound, "rename").at(new_name);
+        let place = self
+            .tree()
+            .place(new_parent, new_name)
+            .ok_or_else(missing)?;
+        let entry = self
+            .tree()
+            .get(ino)
+            .and_then(|node| node.entry.clone())
+            .ok_or_else(missing)?;
+        let over_entry =
+            over.and_then(|over| self.tree().get(over).and_then(|node| node.entry.clone()));
+        if self.store.caps().rename_dir {
+            let renamed = self.store.rename(&entry, &place, over_entry.as_deref());
+            let renamed = self.within_name_timeout("rename", renamed).await?;
+            self.take_name(ino, new_parent, new_name);
+            self.note_entry(ino, renamed);
+            return Ok(());
+        }
+        self.check_movable(ino).await?;
+        self.move_dir(ino, over.is_some(), new_parent, new_name)
+            .await
+    }
+
+    /// `CrossDevice` if there is more below a directory than is moved one by one.
+    async fn check_movable(&self, ino: u64) -> Result<()> {
+        let (mut count, mut bytes) = (0usize, 0u64);
+        let mut dirs = vec![ino];
+        while let Some(dir) = dirs.pop() {
+            self.list_fresh(dir).await?;
+            let tree = self.tree();
+            let Some(node) = tree.get(dir) else { continue };
+            for child in node.children.values().filter_map(|&child| tree.get(child)) {
+                count += 1;
+                bytes += child.entry.as_ref().map_or(0, |entry| entry.size);
+                if child.kind == EntryKind::Dir {
+                    dirs.push(child.ino);
+                }
+            }
+            if count > self.options.rename_max || bytes > MOVE_MAX {
+                return Err(Error::new(Kind::CrossDevice, "rename"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes the new directory, moves what is in the old one, removes the old one. If that breaks in the
+    /// middle, every file is under one of the two names and the error is told.
+    fn move_dir<'a>(
+        &'a self,
+        ino: u64,
+        exists: bool,
+        new_parent: u64,
+        new_name: &'a str,
+    ) -> futures_util::future::BoxFuture<'a, Result<()>> {
+        Box::pin(async move {
+            let missing = || Error::new(Kind::NotFound, "rename").at(new_name);
+            let place = self
+                .tree()
+                .place(new_parent, new_name)
+                .ok_or_else(missing)?;
+            let made = if exists {
+                self.store.stat(&place).await?
+            } else {
+                self.store.mkdir(&place).await?
+            };
+            let new = {
+                let mut tree = self.tree();
+                let new = tree.insert(new_parent, new_name, EntryKind::Dir, Some(made));
+                if let Some(node) = tree.get_mut(new) {
+                    node.changed = Some(Instant::now());
+                    node.listed = node.changed;
+                }
+                new
+            };
+            let children: Vec<(String, u64, EntryKind)> = {
+                let tree = self.tree();
+                let node = tree.get(ino).ok_or_else(missing)?;
+                let row = |(name, &child): (&String, &u64)| {
+                    Some((name.clone(), child, tree.get(child)?.kind))
+                };
+                node.children.iter().filter_map(row).collect()
+            };
+            for (name, child, kind) in children {
+                match kind {
+                    EntryKind::Dir => self.move_dir(child, false, new, &name).await?,
+                    EntryKind::File | EntryKind::Symlink => {
+                        self.rename_file(child, None, new, &name).await?;
+                    }
+                }
+            }
+            let old = self.tree().get(ino).and_then(|node| node.entry.clone());
+            if let Some(old) = &old {
+                self.store.rmdir(old).await?;
+            }
+            // The inode keeps its number: it takes over what was made for the new name.
+            let mut tree = self.tree();
+            let (entry, children) = match tree.get_mut(new) {
+                Some(node) => (node.entry.clone(), std::mem::take(&mut node.children)),
+                None => return Ok(()),
+            };
+            tree.rename(ino, new_parent, new_name);
+            for &child in children.values() {
+                if let Some(node) = tree.get_mut(child) {
+                    node.parent = ino;
+                }
+            }
+            if let Some(node) = tree.get_mut(ino) {
+                let now = Instant::now();
+                (node.checked, node.changed, node.listed) = (now, Some(now), Some(now));
+                node.entry = entry;
+                node.children = children;
+            }
+            debug_assert!(tree.get(ROOT).is_some());
+            Ok(())
+        })
+    }
+}
+
+fn redirect(target: &mut Target, place: Place, over: Option<Entry>, name: &str) {
+    let dir = target.path.rfind('/').map_or("", |at| &target.path[..at]);
+    target.path = format!("{dir}/{name}");
+    target.place = place;
+    target.replaces = over;
+    target.exclusive = false;
+}
