@@ -46,6 +46,9 @@ impl Ranges {
     #[must_use]
     pub(super) fn split(&self, range: Range<u64>) -> Vec<(Range<u64>, bool)> {
         let mut pieces = Vec::new();
+        if range.is_empty() {
+            return pieces;
+        }
         let mut at = range.start;
         let first = self
             .0
