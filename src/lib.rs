@@ -5,5 +5,6 @@
 
 pub mod error;
 pub mod fuse;
+pub mod read;
 pub mod store;
 pub mod vfs;
