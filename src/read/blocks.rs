@@ -8,11 +8,13 @@
 //! leave first, the others (*kept*) by age; kept ones leave first while they hold more than three
 //! quarters, so that readers in lockstep find a spent block long enough.
 
+use super::meter::Meter;
 use super::{BLOCK, block_range};
 use crate::error::{Error, Result};
 use crate::store::{Addr, Entry, Version};
 use bytes::Bytes;
 use std::collections::{BTreeMap, HashMap};
+use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -27,6 +29,10 @@ const CHARGE_MIN: u64 = 4096;
 
 /// A stream that was not read for so long leaves its share of the budget to the others.
 const STREAM_IDLE: Duration = Duration::from_secs(5);
+
+/// The windows of all streams together may be this small on the slowest link, in bytes; else they hold
+/// what the link brings in a second.
+const WIRE_MIN: u64 = 1024 * 1024;
 
 /// What one block costs, in bytes.
 pub(super) fn charge(size: u64, block: u64) -> u64 {
@@ -67,14 +73,12 @@ enum Class {
     Kept,
 }
 
-#[derive(Debug)]
 enum Slot {
     Ready { bytes: Bytes, rank: (Class, u64) },
     Flying { flight: u64, waiters: Vec<Waiter> },
 }
 
 /// A run of blocks that one request brings.
-#[derive(Debug)]
 struct Flight {
     file: File,
     /// Not yet there.
@@ -84,7 +88,6 @@ struct Flight {
 }
 
 /// Who holds a file's number. Once forgotten it is no longer in `ids`.
-#[derive(Debug)]
 struct Known {
     key: (Addr, Version),
     readers: usize,
@@ -92,7 +95,6 @@ struct Known {
 }
 
 /// See the module.
-#[derive(Debug)]
 pub(super) struct Blocks {
     budget: u64,
     used: u64,
@@ -106,7 +108,9 @@ pub(super) struct Blocks {
     flights: HashMap<u64, Flight>,
     ids: HashMap<(Addr, Version), u64>,
     known: HashMap<u64, Known>,
+    /// Owners with an open window, and when they last read.
     streams: HashMap<u64, Instant>,
+    meter: Meter,
     /// Reads that wait for room: nothing is prefetched meanwhile.
     pub(super) starving: usize,
 }
@@ -126,6 +130,7 @@ impl Blocks {
             ids: HashMap::new(),
             known: HashMap::new(),
             streams: HashMap::new(),
+            meter: Meter::new(Instant::now()),
             starving: 0,
         }
     }
@@ -230,8 +235,8 @@ impl Blocks {
         }
     }
 
-    /// How wide the window of an owner may be, in bytes: a quarter of the budget, and those of all
-    /// streams together half of it. An open window counts as a stream.
+    /// How wide the window of an owner may be, in bytes: a quarter of the budget; those of all streams
+    /// together half of it, and what the link brings in a second. An open window is a stream.
     pub(super) fn share(&mut self, owner: u64, open: bool, now: Instant) -> u64 {
         if open {
             self.streams.insert(owner, now);
@@ -241,7 +246,11 @@ impl Blocks {
                 .retain(|_, seen| now.duration_since(*seen) < STREAM_IDLE);
         }
         let others = self.streams.len() - usize::from(self.streams.contains_key(&owner));
-        (self.budget / 4).min(self.budget / 2 / (others as u64 + 1))
+        let wire = self
+            .meter
+            .rate()
+            .map_or(u64::MAX, |rate| rate.max(WIRE_MIN));
+        (self.budget / 4).min((self.budget / 2).min(wire) / (others as u64 + 1))
     }
 
     /// Whether all these blocks are in memory.
@@ -354,6 +363,9 @@ impl Blocks {
 
     /// A flight begins: of blocks that are not in the map and have room, which is made now.
     pub(super) fn begin(&mut self, file: &File, blocks: Range<u64>, owner: &Arc<Owner>) -> u64 {
+        if self.flights.is_empty() {
+            self.meter.busy(Instant::now());
+        }
         let id = self.next_id();
         let need: u64 = blocks
             .clone()
@@ -404,6 +416,7 @@ impl Blocks {
             return Vec::new();
         };
         let (file, cost) = (run.file.id, charge(run.file.entry.size, block));
+        self.meter.arrived(bytes.len() as u64, Instant::now());
         if run.left.is_empty() {
             // Its task only has to end well: its connection is good for another.
             self.flights.remove(&flight);
@@ -490,6 +503,16 @@ impl Blocks {
     #[cfg(test)]
     pub(super) fn counts(&self) -> (usize, usize) {
         (self.flights.len(), self.known.len())
+    }
+}
+
+impl fmt::Debug for Blocks {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Blocks")
+            .field("budget", &self.budget)
+            .field("used", &self.used)
+            .field("flights", &self.flights.len())
+            .finish_non_exhaustive()
     }
 }
 

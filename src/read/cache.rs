@@ -247,12 +247,14 @@ impl Pinned {
                 at += 1;
                 continue;
             }
-            let run = self.run_locked(blocks, at..plan.ahead.end, plan.piece);
             if self.owner.failed.load(Ordering::Relaxed)
                 || blocks.starving > 0
                 || self.cache.permits.available_permits() <= self.cache.reserve
-                || blocks.room(self.file.entry.size, run.clone()) != run
             {
+                break;
+            }
+            let run = self.run_locked(blocks, at..plan.ahead.end, plan.piece);
+            if blocks.room(self.file.entry.size, run.clone()) != run {
                 break;
             }
             let Ok(permit) = self.cache.permits.clone().try_acquire_owned() else {

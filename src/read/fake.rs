@@ -11,8 +11,9 @@ use std::collections::HashMap;
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 use tokio::sync::{Semaphore, watch};
+use tokio::time::Instant;
 
 /// See the module.
 #[derive(Debug)]
@@ -21,6 +22,7 @@ pub(super) struct Fake {
     /// Bytes per put; a gate lets through one put per permit.
     chunk: usize,
     gate: Option<Semaphore>,
+    link: Option<Link>,
     /// The next requests fail after so many bytes.
     faults: Mutex<Vec<(usize, Option<Kind>)>>,
     /// What was asked for, in order.
@@ -33,10 +35,21 @@ pub(super) struct Fake {
 
 impl Fake {
     pub(super) fn new(chunk: usize, gated: bool) -> Arc<Fake> {
+        Fake::with(chunk, gated, None)
+    }
+
+    /// Behind a link of so many bytes per second, shared by all requests, each of which costs a round trip.
+    pub(super) fn linked(chunk: usize, rate: u64, rtt: Duration) -> Arc<Fake> {
+        let free = Mutex::new(Instant::now());
+        Fake::with(chunk, false, Some(Link { rate, rtt, free }))
+    }
+
+    fn with(chunk: usize, gated: bool, link: Option<Link>) -> Arc<Fake> {
         Arc::new(Fake {
             contents: Mutex::default(),
             chunk,
             gate: gated.then(|| Semaphore::new(0)),
+            link,
             faults: Mutex::default(),
             asked: watch::Sender::new(Vec::new()),
             flying: AtomicUsize::new(0),
@@ -127,6 +140,24 @@ impl Fake {
     }
 }
 
+#[derive(Debug)]
+struct Link {
+    rate: u64,
+    rtt: Duration,
+    /// When everything sent so far is through.
+    free: Mutex<Instant>,
+}
+
+impl Link {
+    /// When the next so many bytes are through.
+    fn next(&self, bytes: usize) -> Instant {
+        let mut free = self.free.lock().unwrap();
+        let took = Duration::from_secs_f64(bytes as f64 / self.rate as f64);
+        *free = (*free).max(Instant::now()) + took;
+        *free
+    }
+}
+
 struct Flying<'a>(&'a Fake);
 
 impl Drop for Flying<'_> {
@@ -155,7 +186,17 @@ impl Store for Fake {
         if let Some((after, _)) = fault {
             content.truncate(after);
         }
+        if let Some(link) = &self.link {
+            tokio::time::sleep(link.rtt).await;
+        }
         while !content.is_empty() {
+            if let Some(link) = &self.link {
+                let through = link.next(self.chunk.min(content.len()));
+                // The timer is no finer than this.
+                if through > Instant::now() + Duration::from_millis(2) {
+                    tokio::time::sleep_until(through).await;
+                }
+            }
             match &self.gate {
                 Some(gate) => gate.acquire().await.unwrap().forget(),
                 None => tokio::task::yield_now().await,

@@ -12,9 +12,12 @@
 mod blocks;
 mod cache;
 mod fetch;
+mod meter;
 mod reader;
 mod window;
 
+#[cfg(test)]
+mod bench;
 #[cfg(test)]
 mod fake;
 #[cfg(test)]
