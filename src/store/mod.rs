@@ -5,6 +5,8 @@
 //! in one order.
 
 mod entry;
+#[cfg(test)]
+pub(crate) mod memory;
 
 pub use entry::*;
 

@@ -164,7 +164,9 @@ impl Content {
                 }
             }
             Lower::Content(lower) => {
-                let (over, under) = (self.clone(), lower.clone());
+                // Its own completion may have failed.
+                let under = Box::pin(lower.complete(cache)).await?;
+                let over = self.clone();
                 whole = tokio::task::spawn_blocking(move || over.join(&under))
                     .await
                     .map_err(|e| Error::new(Kind::Broken, "complete").because(e))??;

@@ -12,6 +12,9 @@ mod session;
 mod spool;
 mod upload;
 
+#[cfg(test)]
+mod tests;
+
 pub use session::{Flight, Last, Top};
 pub use spool::Spool;
 pub use upload::SEQUENTIAL;

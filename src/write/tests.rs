@@ -1,0 +1,353 @@
+//! The writer against a plain byte vector, thousands of seeds; and what closing means under faults.
+
+use super::*;
+use crate::store::memory::{Fault, Memory};
+use std::time::Duration;
+use tokio::sync::Semaphore;
+
+#[derive(Debug, Default)]
+struct Nobody;
+
+impl Owner for Nobody {
+    fn committed(&self, _: u64, _: &Entry) {}
+    fn failed(&self, _: u64, _: &Error) {}
+    fn rested(&self, _: u64) {}
+    fn dropped(&self, _: u64) {}
+}
+
+struct Bench {
+    store: Arc<Memory>,
+    writer: Arc<Writer>,
+    _dir: tempfile::TempDir,
+}
+
+fn context(store: &Arc<Memory>, dir: &tempfile::TempDir) -> Arc<Context> {
+    let rt = tokio::runtime::Handle::current();
+    let wrapped: Arc<dyn Store> = store.clone();
+    let nobody: Weak<dyn Owner> = Weak::<Nobody>::new();
+    Arc::new(Context {
+        store: wrapped.clone(),
+        cache: Cache::new(wrapped, rt.clone(), 1 << 20, 4, Duration::from_secs(60)),
+        spool: Spool::open(dir.path(), None).unwrap(),
+        rt,
+        uploads: 3,
+        owner: nobody,
+        sent_bytes: AtomicU64::new(0),
+        committed_files: AtomicU64::new(0),
+    })
+}
+
+async fn bench(old: Option<&[u8]>) -> Bench {
+    let (store, dir) = (Arc::new(Memory::new()), tempfile::tempdir().unwrap());
+    let place = Place {
+        dir: "".into(),
+        name: "f".into(),
+    };
+    let base = match old {
+        Some(bytes) => {
+            store.plant("f", bytes);
+            Some(Arc::new(store.stat(&place).await.unwrap()))
+        }
+        None => None,
+    };
+    let target = Target {
+        place,
+        path: "/f".into(),
+        replaces: base.as_deref().cloned(),
+        exclusive: false,
+        attrs: Attrs::default(),
+    };
+    let writer = Writer::new(7, context(&store, &dir), target, base);
+    writer.opened();
+    Bench {
+        store,
+        writer,
+        _dir: dir,
+    }
+}
+
+async fn done(answer: Answer) -> Result<()> {
+    answer.await.expect("an answer")
+}
+
+/// A small generator, so that a seed is a run.
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self, sides: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        (self.0 >> 20) % sides
+    }
+}
+
+/// Random writes, cuts, reads, closes and faults; each answered close means that the store has exactly
+/// what was written before it, and reads always see what was written last.
+async fn run_seed(seed: u64) {
+    let mut dice = Dice(seed * 2_654_435_761 + 1);
+    let old: Option<Vec<u8>> =
+        (dice.roll(2) == 0).then(|| (0..dice.roll(200)).map(|i| i as u8).collect());
+    let bench = bench(old.as_deref()).await;
+    let (store, writer) = (&bench.store, &bench.writer);
+    let mut model = old.unwrap_or_default();
+    let mut closes: Vec<(Answer, Vec<u8>)> = Vec::new();
+    if dice.roll(3) == 0 {
+        writer.touched().unwrap();
+        model.clear();
+    }
+    for _ in 0..40 {
+        match dice.roll(10) {
+            0..=3 => {
+                let at = dice.roll(220);
+                let bytes: Vec<u8> = (0..dice.roll(90)).map(|_| dice.roll(256) as u8).collect();
+                if !bytes.is_empty() {
+                    let end = at as usize + bytes.len();
+                    if model.len() < end {
+                        model.resize(end, 0);
+                    }
+                    model[at as usize..end].copy_from_slice(&bytes);
+                    writer.write(at, &bytes).unwrap();
+                }
+            }
+            4 => {
+                let size = dice.roll(260);
+                writer.truncate(size).unwrap();
+                model.resize(size as usize, 0);
+            }
+            5 => {
+                let (a, b) = (dice.roll(260), dice.roll(260));
+                let (a, b) = (a.min(b), a.max(b));
+                writer.zero(a..b, false).unwrap();
+                let b = (b as usize).min(model.len());
+                if (a as usize) < b {
+                    model[a as usize..b].fill(0);
+                }
+            }
+            6 => closes.push((writer.close(), model.clone())),
+            7 => closes.push((writer.sync(), model.clone())),
+            8 => {
+                let kind = [Kind::Broken, Kind::Denied, Kind::Restart][dice.roll(3) as usize];
+                let op = ["put", "part", "finish", "read"][dice.roll(4) as usize];
+                store.faults.lock().unwrap().push_back(Fault {
+                    op,
+                    kind,
+                    done: false,
+                });
+            }
+            _ => {
+                // Let what is under way go on for a while.
+                for _ in 0..dice.roll(20) {
+                    tokio::task::yield_now().await;
+                }
+            }
+        }
+        assert_eq!(writer.size(), model.len() as u64, "seed {seed}");
+        if dice.roll(4) == 0 {
+            let (a, b) = (dice.roll(260), dice.roll(260));
+            let range = a.min(b)..a.max(b);
+            store.faults.lock().unwrap().clear();
+            let seen = writer.read(range.clone()).await.unwrap();
+            let end = (range.end as usize).min(model.len());
+            let want = model.get(range.start as usize..end).unwrap_or(&[]);
+            assert_eq!(&seen[..], want, "seed {seed}, {range:?}");
+        }
+    }
+    for (answer, _) in closes {
+        // Ok or not: the last word counts below.
+        let _ = done(answer).await;
+    }
+    store.faults.lock().unwrap().clear();
+    done(writer.sync()).await.unwrap();
+    writer.released();
+    assert_eq!(store.content("f").unwrap_or_default(), model, "seed {seed}");
+}
+
+#[tokio::test]
+async fn whatever_is_written_in_whatever_order_the_store_has_it_in_the_end() {
+    for seed in 0..3000 {
+        run_seed(seed).await;
+    }
+}
+
+#[tokio::test]
+async fn close_answers_only_when_the_store_has_the_bytes() {
+    let bench = bench(None).await;
+    let gate = Arc::new(Semaphore::new(0));
+    *bench.store.gate.lock().unwrap() = Some(("put", gate.clone()));
+    bench.writer.write(0, b"hello").unwrap();
+    let mut answer = bench.writer.close();
+    while bench.store.count("put") == 0 {
+        tokio::task::yield_now().await;
+    }
+    assert!(answer.try_recv().is_err());
+    assert!(bench.store.content("f").is_none());
+    gate.add_permits(1);
+    done(answer).await.unwrap();
+    assert_eq!(bench.store.content("f").unwrap(), "hello");
+}
+
+#[tokio::test]
+async fn what_is_written_during_an_upload_belongs_to_the_next_version() {
+    let bench = bench(None).await;
+    let gate = Arc::new(Semaphore::new(0));
+    *bench.store.gate.lock().unwrap() = Some(("finish", gate.clone()));
+    bench.writer.write(0, &[1; 100]).unwrap();
+    let first = bench.writer.close();
+    while bench.store.count("finish") == 0 {
+        tokio::task::yield_now().await;
+    }
+    bench.writer.write(50, &[2; 10]).unwrap();
+    let second = bench.writer.close();
+    let third = bench.writer.close();
+    gate.add_permits(1);
+    done(first).await.unwrap();
+    assert_eq!(bench.store.content("f").unwrap(), vec![1; 100]);
+    gate.add_permits(1);
+    done(second).await.unwrap();
+    done(third).await.unwrap();
+    let mut want = vec![1; 100];
+    want[50..60].fill(2);
+    assert_eq!(bench.store.content("f").unwrap(), want);
+    assert_eq!(
+        bench.store.count("finish"),
+        2,
+        "the two closes share one commit"
+    );
+}
+
+#[tokio::test]
+async fn a_refused_commit_is_told_and_the_bytes_stay_in_the_spool() {
+    let bench = bench(None).await;
+    let fault = Fault {
+        op: "put",
+        kind: Kind::Quota,
+        done: false,
+    };
+    bench.store.faults.lock().unwrap().push_back(fault);
+    bench.writer.write(0, b"hello").unwrap();
+    assert_eq!(
+        done(bench.writer.close()).await.unwrap_err().kind,
+        Kind::Quota
+    );
+    bench.writer.released();
+    assert_eq!(bench.writer.read(0..5).await.unwrap(), "hello");
+    let kept: Vec<_> = std::fs::read_dir(bench._dir.path()).unwrap().collect();
+    assert_eq!(kept.len(), 1);
+    drop(bench.writer);
+    assert_eq!(
+        std::fs::read_dir(bench._dir.path()).unwrap().count(),
+        1,
+        "kept on disk"
+    );
+}
+
+#[tokio::test]
+async fn an_upload_declared_void_starts_over_and_arrives() {
+    let bench = bench(None).await;
+    for op in ["part", "finish"] {
+        let fault = Fault {
+            op,
+            kind: Kind::Restart,
+            done: false,
+        };
+        bench.store.faults.lock().unwrap().push_back(fault);
+    }
+    bench.writer.write(0, &[9; 200]).unwrap();
+    done(bench.writer.close()).await.unwrap();
+    assert_eq!(bench.store.count("start"), 3);
+    assert_eq!(bench.store.content("f").unwrap(), vec![9; 200]);
+}
+
+#[tokio::test]
+async fn a_store_that_has_something_else_is_a_mismatch() {
+    #[derive(Debug)]
+    struct Never;
+    let bench = bench(None).await;
+    let _ = Never;
+    bench.writer.write(0, b"hello").unwrap();
+    // The digest that was taken along is of other bytes than those that lie in the spool.
+    {
+        let inner = bench.writer.lock();
+        inner
+            .top
+            .as_ref()
+            .unwrap()
+            .file
+            .write_at(b"jello", 0, 0)
+            .unwrap();
+    }
+    assert_eq!(
+        done(bench.writer.close()).await.unwrap_err().kind,
+        Kind::Mismatch
+    );
+}
+
+#[tokio::test]
+async fn unlink_during_an_upload_leaves_nothing_on_the_store() {
+    let bench = bench(None).await;
+    let gate = Arc::new(Semaphore::new(0));
+    *bench.store.gate.lock().unwrap() = Some(("finish", gate.clone()));
+    bench.writer.write(0, &[1; 100]).unwrap();
+    let answer = bench.writer.close();
+    while bench.store.count("finish") == 0 {
+        tokio::task::yield_now().await;
+    }
+    bench.writer.unlinked();
+    done(answer).await.unwrap();
+    gate.add_permits(1);
+    bench.writer.released();
+    while bench.store.count("remove") == 0 {
+        tokio::task::yield_now().await;
+    }
+    tokio::task::yield_now().await;
+    assert!(bench.store.content("f").is_none());
+}
+
+#[tokio::test]
+async fn a_rename_during_an_upload_arrives_under_the_new_name_alone() {
+    for phase in ["part", "finish"] {
+        let bench = bench(None).await;
+        let gate = Arc::new(Semaphore::new(0));
+        *bench.store.gate.lock().unwrap() = Some((phase, gate.clone()));
+        bench.writer.write(0, &[1; 100]).unwrap();
+        let answer = bench.writer.close();
+        while bench.store.count(phase) == 0 {
+            tokio::task::yield_now().await;
+        }
+        bench
+            .writer
+            .retarget(|target| target.place.name = "g".into());
+        gate.add_permits(100);
+        done(answer).await.unwrap();
+        assert_eq!(bench.store.content("g").unwrap(), vec![1; 100]);
+        while bench.store.content("f").is_some() {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(bench.store.paths(), ["g"], "{phase}");
+    }
+}
+
+#[tokio::test]
+async fn attributes_set_during_an_upload_are_set_after_it() {
+    let bench = bench(None).await;
+    let gate = Arc::new(Semaphore::new(0));
+    *bench.store.gate.lock().unwrap() = Some(("put", gate.clone()));
+    bench.writer.write(0, b"x").unwrap();
+    let answer = bench.writer.close();
+    while bench.store.count("put") == 0 {
+        tokio::task::yield_now().await;
+    }
+    let attrs = Attrs {
+        mode: Some(0o600),
+        ..Attrs::default()
+    };
+    assert!(bench.writer.set_attrs(&attrs));
+    gate.add_permits(1);
+    done(answer).await.unwrap();
+    let place = Place {
+        dir: "".into(),
+        name: "f".into(),
+    };
+    assert_eq!(bench.store.stat(&place).await.unwrap().attrs, attrs);
+}
