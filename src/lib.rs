@@ -5,5 +5,6 @@
 
 pub mod error;
 pub mod fuse;
+pub mod serve;
 pub mod store;
 pub mod vfs;
