@@ -6,6 +6,7 @@
 pub mod error;
 pub mod fuse;
 pub mod read;
+pub mod serve;
 pub mod store;
 pub mod vfs;
 pub mod write;

@@ -84,6 +84,12 @@ impl Vfs {
         if flags.write {
             self.check_writable()?;
         }
+        match self.tree().get(ino).map(|node| node.kind) {
+            Some(EntryKind::File) => {}
+            Some(EntryKind::Dir) => return Err(Error::new(Kind::IsDir, "open")),
+            Some(EntryKind::Symlink) => return Err(Error::new(Kind::Local(libc::ELOOP), "open")),
+            None => return Err(Error::new(Kind::Stale, "open")),
+        }
         // The kernel looked it up a moment ago; ask again only if that is older than the TTL.
         if !flags.truncate {
             self.getattr(ino).await?;
@@ -101,11 +107,6 @@ impl Vfs {
         }
         let mut tree = self.tree();
         let node = tree.get_mut(ino).ok_or(Error::new(Kind::Stale, "open"))?;
-        match node.kind {
-            EntryKind::File => {}
-            EntryKind::Dir => return Err(Error::new(Kind::IsDir, "open")),
-            EntryKind::Symlink => return Err(Error::new(Kind::Local(libc::ELOOP), "open")),
-        }
         node.handles += 1;
         if flags.write {
             node.writers += 1;

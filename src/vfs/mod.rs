@@ -9,6 +9,9 @@ mod names;
 mod status;
 mod tree;
 
+#[cfg(test)]
+mod tests;
+
 pub use attrs::{Attr, Change, Statfs, TimeSet};
 pub use files::{Open, OpenFlags};
 pub use names::Listed;
@@ -261,20 +264,7 @@ impl Vfs {
     /// What is open and not closed is not sent: nobody said that it is whole.
     pub async fn drain(&self, limit: Duration) -> Drained {
         self.draining.store(true, Ordering::Release);
-        let all_landed = async {
-            loop {
-                let changed = self.changed.notified();
-                if !self
-                    .writers()
-                    .iter()
-                    .any(|w| w.look().1 != write::Flight::Idle)
-                {
-                    return;
-                }
-                changed.await;
-            }
-        };
-        let _ = tokio::time::timeout(limit, all_landed).await;
+        let _ = tokio::time::timeout(limit, self.landed()).await;
         let mut drained = Drained {
             kept: 0,
             refused: 0,
@@ -288,6 +278,17 @@ impl Vfs {
             }
         }
         drained
+    }
+
+    /// Waits until nothing is being sealed or sent.
+    async fn landed(&self) {
+        loop {
+            let changed = self.changed.notified();
+            if !self.writers().iter().any(|w| w.look().1 != write::Flight::Idle) {
+                return;
+            }
+            changed.await;
+        }
     }
 
     fn writers(&self) -> Vec<Arc<Writer>> {

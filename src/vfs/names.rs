@@ -377,6 +377,7 @@ impl Vfs {
             if held {
                 self.hold(ino).await;
             }
+            let writer = self.tree().get(ino).and_then(|node| node.writer.clone());
             if let Some(writer) = &writer {
                 writer.unlinked();
             }
