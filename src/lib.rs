@@ -5,5 +5,6 @@
 
 pub mod error;
 pub mod fuse;
+pub mod http;
 pub mod store;
 pub mod vfs;
