@@ -6,116 +6,24 @@
 //!
 //! The functions of [`Store`] stand in the trait's order; uploads are in `proget/upload.rs`.
 
+mod ask;
 mod attrs;
+mod config;
 mod item;
 mod names;
 mod upload;
 
+pub use config::{Auth, Config};
+
 use super::*;
 use crate::error::{Error, Kind as ErrorKind};
-use crate::http::{
-    Answer, Body, Client, Credential, Method, Secret, Settings, Url, encode, encode_path,
-    skip_for_range,
-};
-use item::{Item, Listing, SYMLINK_TYPE};
+use crate::http::{Answer, Body, Client, Method, Secret, Url, encode, encode_path, skip_for_range};
+use ask::Look;
+use item::SYMLINK_TYPE;
 use names::{join, split};
 use sha2::{Digest, Sha256};
 use std::sync::atomic::Ordering;
 use std::time::SystemTime;
-
-/// Most bytes of one item's JSON.
-const ITEM_MAX: usize = 1024 * 1024;
-
-/// Who asks.
-#[derive(Debug)]
-pub enum Auth {
-    /// Nobody: only what the server gives to anonymous users.
-    Anonymous,
-    /// An API key, in `X-ApiKey`.
-    Key(Credential),
-    /// A user: in `Authorization: Basic`, and as the pseudo-key `user:password` in `X-ApiKey`, since
-    /// some operations look at one only (section 2).
-    User {
-        /// The user's name.
-        name: String,
-        /// The password.
-        password: Credential,
-    },
-}
-
-/// How a ProGet asset directory is reached and used.
-#[derive(Debug)]
-pub struct Config {
-    /// `scheme://host[:port][/prefix]`, what stands before `/endpoints/`.
-    pub base: Url,
-    /// The asset directory, not encoded.
-    pub directory: String,
-    /// The folder below it that is shown, not encoded; empty: all.
-    pub folder: String,
-    /// Who asks.
-    pub auth: Auth,
-    /// Bytes of one part, and the most for one request; below 2 GiB. 8 MiB is a good one: IIS
-    /// refuses bodies above 30 MB by default.
-    pub part_size: u64,
-    /// Keep mtime, mode and `user.*` in the item's user metadata.
-    pub user_metadata: bool,
-    /// Guard against servers for which names that differ only in case are one name: a create that
-    /// would hit another spelling is `Exists`. The guard asks the server (create-only requests and
-    /// the name in its answers), so it costs a case-sensitive server nothing; off trusts blindly.
-    pub case_fold: bool,
-    /// Send parts at the same time; given up by itself where the server refuses that.
-    pub parallel_parts: bool,
-    /// Connections, waiting times, rates.
-    pub http: Settings,
-}
-
-impl Config {
-    /// Good defaults for an address `http(s)://HOST[/PREFIX]/endpoints/DIRECTORY[/FOLDER]`.
-    pub fn at(address: &str, auth: Auth) -> Result<Self> {
-        let wrong =
-            |why: &str| Error::new(ErrorKind::Invalid, "read the store's address").said(why);
-        let url = Url::parse(address).map_err(|e| wrong(&e.to_string()))?;
-        if !matches!(url.scheme(), "http" | "https") || url.host_str().is_none() {
-            return Err(wrong("it must begin with https://HOST or http://HOST"));
-        }
-        if !url.username().is_empty() || url.password().is_some() {
-            return Err(wrong("credentials do not belong into the address"));
-        }
-        let (prefix, rest) = url
-            .path()
-            .split_once("/endpoints/")
-            .ok_or_else(|| wrong("it must be https://HOST/endpoints/DIRECTORY[/FOLDER]"))?;
-        let mut segments = Vec::new();
-        for segment in rest.split('/').filter(|s| !s.is_empty()) {
-            let text = percent_encoding::percent_decode_str(segment)
-                .decode_utf8()
-                .map_err(|_| wrong("it is not UTF-8"))?;
-            if !names::is_one_segment(&text) {
-                return Err(wrong("it holds an impossible name"));
-            }
-            segments.push(text.into_owned());
-        }
-        if segments.is_empty() {
-            return Err(wrong("the name of the asset directory is missing"));
-        }
-        let directory = segments.remove(0);
-        let mut base = url.clone();
-        base.set_path(prefix);
-        base.set_query(None);
-        base.set_fragment(None);
-        Ok(Config {
-            base,
-            directory,
-            folder: segments.join("/"),
-            auth,
-            part_size: 8 * 1024 * 1024,
-            user_metadata: true,
-            case_fold: true,
-            parallel_parts: true,
-            http: Settings::default(),
-        })
-    }
-}
 
 /// A ProGet asset directory.
 #[derive(Debug)]
@@ -127,26 +35,6 @@ pub struct ProGet {
     front: String,
     directory: String,
     uploads: upload::Memory,
-}
-
-/// What `metadata` says about a path.
-enum Look {
-    Absent,
-    Is(Entry),
-    /// The server takes the name for this one (another case, a trailing dot, ...).
-    Other(Entry),
-}
-
-/// One request, as plain data: it can be sent again with another credential.
-struct Ask<'a> {
-    method: Method,
-    url: Url,
-    op: &'static str,
-    path: &'a str,
-    body: Body<'a>,
-    content_type: Option<&'a str>,
-    range: Option<&'a Range<u64>>,
-    answer_within: Option<Duration>,
 }
 
 impl ProGet {
@@ -204,170 +92,6 @@ impl ProGet {
     #[must_use]
     pub fn client(&self) -> &Client {
         &self.client
-    }
-
-    fn ask<'a>(
-        &self,
-        method: Method,
-        api: &str,
-        path: &'a str,
-        query: &str,
-        op: &'static str,
-    ) -> Result<Ask<'a>> {
-        let target = format!(
-            "{}{}/{api}/{}{query}",
-            self.front,
-            self.directory,
-            encode_path(path)
-        );
-        let url = Url::parse(&target)
-            .map_err(|e| Error::new(ErrorKind::Invalid, op).at(path).because(e))?;
-        Ok(Ask {
-            method,
-            url,
-            op,
-            path,
-            body: Body::None,
-            content_type: None,
-            range: None,
-            answer_within: None,
-        })
-    }
-
-    /// Sends a request; once more with a fresh credential if there is one and the first was refused.
-    async fn send(&self, ask: &Ask<'_>) -> Result<Answer> {
-        let (user, credential) = match &self.config.auth {
-            Auth::Anonymous => return self.send_as(ask, None, None).await,
-            Auth::Key(key) => (None, key),
-            Auth::User { name, password } => (Some(name.as_str()), password),
-        };
-        let secret = credential.get().await?;
-        let answer = self.send_as(ask, user, Some(&secret)).await?;
-        if answer.status() == 401
-            && let Some(fresh) = credential.refused(&secret).await?
-        {
-            answer.drain().await;
-            return self.send_as(ask, user, Some(&fresh)).await;
-        }
-        Ok(answer)
-    }
-
-    async fn send_as(
-        &self,
-        ask: &Ask<'_>,
-        user: Option<&str>,
-        secret: Option<&Secret>,
-    ) -> Result<Answer> {
-        let mut request = self
-            .client
-            .request(ask.method.clone(), ask.url.clone(), ask.op, ask.path)
-            .body(ask.body.clone());
-        request = match (user, secret) {
-            (Some(user), Some(password)) => request.basic(user, password).secret_header(
-                "x-apikey",
-                &Secret::new(&format!("{user}:{}", password.reveal())),
-            ),
-            (None, Some(key)) => request.secret_header("x-apikey", key),
-            _ => request,
-        };
-        if let Some(kind) = ask.content_type {
-            request = request.header("content-type", kind);
-        }
-        if let Some(range) = ask.range {
-            request = request.range(range);
-        }
-        if let Some(limit) = ask.answer_within {
-            request = request.answer_within(limit);
-        }
-        request.send().await
-    }
-
-    /// What `path` is, fresh. The root is not asked: it has no metadata (section 4).
-    async fn look(&self, path: &str, op: &'static str) -> Result<Look> {
-        if path.is_empty() {
-            return Ok(Look::Is(root_entry("")));
-        }
-        let Some(item) = self.item(path, op).await? else {
-            return Ok(Look::Absent);
-        };
-        let (dir, name) = split(path);
-        let entry = item.entry(dir, self.config.user_metadata).ok_or_else(|| {
-            Error::new(ErrorKind::Protocol, op)
-                .at(path)
-                .said("an item without a possible name")
-        })?;
-        Ok(if entry.name == name {
-            Look::Is(entry)
-        } else {
-            Look::Other(entry)
-        })
-    }
-
-    async fn item(&self, path: &str, op: &'static str) -> Result<Option<Item>> {
-        let answer = self
-            .send(&self.ask(Method::GET, "metadata", path, "", op)?)
-            .await?;
-        match answer.status() {
-            200 => Ok(Some(answer.json(ITEM_MAX).await?)),
-            404 => {
-                answer.drain().await;
-                Ok(None)
-            }
-            _ => Err(answer.into_error().await),
-        }
-    }
-
-    /// A folder's items. A missing folder and a file are empty here (section 5).
-    async fn items(&self, dir: &str, op: &'static str) -> Result<Listing> {
-        let answer = self
-            .send(&self.ask(Method::GET, "dir", dir, "?recursive=false", op)?)
-            .await?;
-        match answer.status() {
-            200 => {
-                let (dir, attrs) = (dir.to_owned(), self.config.user_metadata);
-                answer
-                    .parse(move |body| item::listing(body, &dir, attrs))
-                    .await
-            }
-            404 => {
-                answer.drain().await;
-                Ok(Listing::default())
-            }
-            _ => Err(answer.into_error().await),
-        }
-    }
-
-    /// Replaces what we keep in the user metadata of `path`. `only_more`: nothing of ours is there
-    /// that must go, so that other people's keys need not be read and written back.
-    async fn write_attrs(&self, path: &str, attrs: &Attrs, only_more: bool) -> Result<()> {
-        const OP: &str = "set attributes";
-        let mut all = serde_json::Map::new();
-        if !only_more {
-            let item = self.item(path, OP).await?;
-            let item = item.ok_or_else(|| Error::new(ErrorKind::NotFound, OP).at(path))?;
-            all.extend(
-                (item.user_metadata.unwrap_or_default().into_iter())
-                    .filter(|(key, _)| !attrs::is_ours(key)),
-            );
-        }
-        all.extend(
-            attrs::write(attrs)
-                .into_iter()
-                .map(|(key, value)| (key, value.into())),
-        );
-        let body = serde_json::json!({
-            "userMetadataUpdateMode": if only_more { "update" } else { "replace" },
-            "userMetadata": all,
-        });
-        let mut ask = self.ask(Method::POST, "metadata", path, "", OP)?;
-        ask.content_type = Some("application/json");
-        ask.body = Body::Bytes(body.to_string().into());
-        let answer = self.send(&ask).await?;
-        if !answer.is_success() {
-            return Err(answer.into_error().await);
-        }
-        answer.drain().await;
-        Ok(())
     }
 
     /// A short name of whose store it is: the user, or a fingerprint of the key.
@@ -736,10 +460,7 @@ impl ProGet {
     }
 
     async fn mkdir_now(&self, path: &str, op: &'static str) -> Result<Entry> {
-        let error = match self.post_dir(path, op).await {
-            Ok(()) => None,
-            Err(error) => Some(error),
-        };
+        let error = self.post_dir(path, op).await.err();
         match (self.look(path, op).await, error) {
             (Ok(Look::Is(entry)), _) if entry.kind == Kind::Dir => Ok(entry),
             (Ok(Look::Is(_)), _) => Err(Error::new(ErrorKind::Exists, op).at(path)),
