@@ -5,6 +5,7 @@
 
 pub mod error;
 pub mod fuse;
+pub mod http;
 pub mod read;
 pub mod serve;
 pub mod store;
