@@ -12,7 +12,8 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 /// The names of credentials, and whether they are secret.
-pub const NAMES: [(&str, bool); 3] = [("api_key", true), ("username", false), ("password", true)];
+pub(super) const NAMES: [(&str, bool); 3] =
+    [("api_key", true), ("username", false), ("password", true)];
 
 /// How long `NAME_command` may take.
 const COMMAND_LIMIT: Duration = Duration::from_secs(60);
@@ -122,9 +123,9 @@ impl Credential {
 ///
 /// # Errors
 /// A sentence with the command that mends it.
-pub fn private(path: &Path) -> Result<(), String> {
-    let meta = std::fs::metadata(path)
-        .map_err(|why| format!("cannot read {}: {why}", path.display()))?;
+pub(super) fn private(path: &Path) -> Result<(), String> {
+    let meta =
+        std::fs::metadata(path).map_err(|why| format!("cannot read {}: {why}", path.display()))?;
     if meta.mode() & 0o077 != 0 {
         return Err(format!(
             "{0} holds a credential and is open to other users: chmod 600 {0}",
@@ -148,12 +149,17 @@ mod tests {
 
     #[test]
     fn a_command_gives_its_first_line_without_the_line_end() {
-        assert_eq!(at(Place::Command("printf 'k1\\n'".into())).read(), Ok("k1".to_owned()));
+        assert_eq!(
+            at(Place::Command("printf 'k1\\n'".into())).read(),
+            Ok("k1".to_owned())
+        );
     }
 
     #[test]
     fn a_failing_command_says_where_it_stands_and_not_what_it_is() {
-        let why = at(Place::Command("echo hunter2; exit 3".into())).read().unwrap_err();
+        let why = at(Place::Command("echo hunter2; exit 3".into()))
+            .read()
+            .unwrap_err();
         assert!(why.contains("api_key_command in c.toml failed"), "{why}");
         assert!(!why.contains("hunter2"), "{why}");
     }
@@ -166,7 +172,10 @@ mod tests {
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o640)).unwrap();
         let credential = at(Place::File(path.clone()));
         let why = credential.read().unwrap_err();
-        assert!(why.ends_with(&format!("chmod 600 {}", path.display())), "{why}");
+        assert!(
+            why.ends_with(&format!("chmod 600 {}", path.display())),
+            "{why}"
+        );
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
         assert_eq!(credential.read(), Ok("k2".to_owned()));
     }

@@ -113,7 +113,11 @@ mod tests {
     fn o_may_be_repeated_and_keys_may_be_written_with_either_dash() {
         assert_eq!(
             pairs(&["uid=5,part-size=8M", "allow_other"]),
-            [pair("uid", "5"), pair("part_size", "8M"), pair("allow_other", "true")]
+            [
+                pair("uid", "5"),
+                pair("part_size", "8M"),
+                pair("allow_other", "true")
+            ]
         );
     }
 
@@ -143,7 +147,10 @@ mod tests {
 
     #[test]
     fn an_escaped_comma_belongs_to_the_value() {
-        assert_eq!(pairs(&["subdir=a\\,b,uid=1"]), [pair("subdir", "a,b"), pair("uid", "1")]);
+        assert_eq!(
+            pairs(&["subdir=a\\,b,uid=1"]),
+            [pair("subdir", "a,b"), pair("uid", "1")]
+        );
     }
 
     #[test]

@@ -71,7 +71,9 @@ impl File {
                         };
                         let mut section = Section::default();
                         for (key, value) in entries {
-                            section.take(&key, value, true).map_err(|why| format!("{shown}: {table} {why}"))?;
+                            section
+                                .take(&key, value, true)
+                                .map_err(|why| format!("{shown}: {table} {why}"))?;
                         }
                         if section.source.is_none() {
                             return Err(format!("{shown}: {table} has no source = \"...\""));
@@ -110,7 +112,11 @@ impl Section {
                     "[{key}] is not known: settings for all mounts stand at the top, those of one in [remote.NAME]"
                 ));
             }
-            _ => return Err(format!("{key} has a value that is neither text, number nor true or false")),
+            _ => {
+                return Err(format!(
+                    "{key} has a value that is neither text, number nor true or false"
+                ));
+            }
         };
         if remote && key == "source" {
             self.source = Some(value);
@@ -123,7 +129,10 @@ impl Section {
             known.push("source".to_owned());
         }
         if !known.iter().any(|k| k == key) {
-            return Err(format!("key \"{key}\" is not known{}", nearest(key, &known)));
+            return Err(format!(
+                "key \"{key}\" is not known{}",
+                nearest(key, &known)
+            ));
         }
         self.pairs.insert(key.to_owned(), value);
         Ok(())
@@ -158,16 +167,16 @@ impl Section {
 }
 
 fn credential_keys() -> impl Iterator<Item = String> {
-    credential::NAMES
-        .iter()
-        .flat_map(|(name, _)| [String::new(), "_file".into(), "_command".into()].map(|s| format!("{name}{s}")))
+    credential::NAMES.iter().flat_map(|(name, _)| {
+        [String::new(), "_file".into(), "_command".into()].map(|s| format!("{name}{s}"))
+    })
 }
 
 /// What is wrong and in which line, without the line itself: it may hold a secret.
 fn first_line(why: &toml::de::Error, text: &str) -> String {
-    let line = why
-        .span()
-        .map_or(1, |span| text[..span.start.min(text.len())].matches('\n').count() + 1);
+    let line = why.span().map_or(1, |span| {
+        text[..span.start.min(text.len())].matches('\n').count() + 1
+    });
     format!("line {line}: {}", why.message())
 }
 
@@ -204,7 +213,11 @@ mod tests {
 
     #[test]
     fn a_remote_without_source_is_an_error() {
-        assert!(parse("[remote.a]\nuploads = 1").unwrap_err().contains("has no source"));
+        assert!(
+            parse("[remote.a]\nuploads = 1")
+                .unwrap_err()
+                .contains("has no source")
+        );
     }
 
     #[test]
@@ -217,7 +230,12 @@ mod tests {
     #[test]
     fn a_credential_stands_in_one_place_only() {
         let file = parse("api_key_file = \"/k\"\napi_key_command = \"c\"").unwrap();
-        assert!(file.top.credential("api_key", "/c.toml").unwrap_err().contains("keep one"));
+        assert!(
+            file.top
+                .credential("api_key", "/c.toml")
+                .unwrap_err()
+                .contains("keep one")
+        );
         let file = parse("api_key_file = \"/k\"").unwrap();
         let credential = file.top.credential("api_key", "/c.toml").unwrap().unwrap();
         assert_eq!(credential.place, Place::File("/k".into()));

@@ -108,7 +108,10 @@ pub fn resolve(given: &Given, env: &Env) -> Result<Resolved, String> {
     let (source, remote) = match word {
         Word::Source(source) => (source, None),
         Word::Name(name) => {
-            let section = file.remotes.get(&name).ok_or_else(|| no_such_remote(&name, &config, &file))?;
+            let section = file
+                .remotes
+                .get(&name)
+                .ok_or_else(|| no_such_remote(&name, &config, &file))?;
             let text = section.source.as_deref().unwrap_or_default();
             match Word::parse(text) {
                 Ok(Word::Source(source)) => (source, Some((name, section))),
@@ -136,10 +139,20 @@ pub fn resolve(given: &Given, env: &Env) -> Result<Resolved, String> {
     let settings = layers.settings()?;
     let credentials = credentials(env, &sections)?;
     let source = with_subdir(source, settings.subdir.as_deref())?;
-    if let Source::Proget(Proget { in_the_clear: true, server, .. }) = &source {
-        warnings.push(format!("{server} is not https: the key and all bytes travel in the clear"));
+    if let Source::Proget(Proget {
+        in_the_clear: true,
+        server,
+        ..
+    }) = &source
+    {
+        warnings.push(format!(
+            "{server} is not https: the key and all bytes travel in the clear"
+        ));
     }
-    let state_dir = settings.state_dir.clone().map_or_else(|| state_dir(env), Ok)?;
+    let state_dir = settings
+        .state_dir
+        .clone()
+        .map_or_else(|| state_dir(env), Ok)?;
     Ok(Resolved {
         source,
         settings,
@@ -163,13 +176,16 @@ impl Layers {
     }
 
     fn settings(&self) -> Result<Settings, String> {
-        Settings::of(self.0.iter().map(|(key, (value, _))| (key.as_str(), value.as_str()))).map_err(
-            |(key, why)| match self.0.get(&key) {
-                Some((_, from)) if from.starts_with("--") => format!("{from}: {why}"),
-                Some((_, from)) => format!("{key} ({from}): {why}"),
-                None => why,
-            },
+        Settings::of(
+            self.0
+                .iter()
+                .map(|(key, (value, _))| (key.as_str(), value.as_str())),
         )
+        .map_err(|(key, why)| match self.0.get(&key) {
+            Some((_, from)) if from.starts_with("--") => format!("{from}: {why}"),
+            Some((_, from)) => format!("{key} ({from}): {why}"),
+            None => why,
+        })
     }
 }
 
@@ -188,7 +204,10 @@ pub fn variable(key: &str) -> String {
 /// Whether `key` is a credential, or says where one is.
 #[must_use]
 pub fn is_credential(key: &str) -> bool {
-    let name = key.strip_suffix("_file").or_else(|| key.strip_suffix("_command")).unwrap_or(key);
+    let name = key
+        .strip_suffix("_file")
+        .or_else(|| key.strip_suffix("_command"))
+        .unwrap_or(key);
     credential::NAMES.iter().any(|(known, _)| *known == name)
 }
 
@@ -203,7 +222,10 @@ pub fn secret_variables() -> impl Iterator<Item = String> {
 /// The sentence for a credential on the command line.
 #[must_use]
 pub fn on_command_line(key: &str, config: &Path) -> String {
-    let name = key.strip_suffix("_file").or_else(|| key.strip_suffix("_command")).unwrap_or(key);
+    let name = key
+        .strip_suffix("_file")
+        .or_else(|| key.strip_suffix("_command"))
+        .unwrap_or(key);
     format!(
         "{key} is not taken from the command line, which everybody can see: set {}, or write \
          {name}_file = \"PATH\" into {}",
@@ -245,7 +267,11 @@ fn config_path(layers: &Layers, env: &Env) -> (PathBuf, bool) {
         Some((path, _)) => (PathBuf::from(path), true),
         None => {
             let dir = xdg(env, "XDG_CONFIG_HOME", ".config", "/etc");
-            (dir.unwrap_or_else(|| "/etc/assetfs".into()).join("config.toml"), false)
+            (
+                dir.unwrap_or_else(|| "/etc/assetfs".into())
+                    .join("config.toml"),
+                false,
+            )
         }
     }
 }
@@ -301,9 +327,13 @@ fn with_subdir(source: Source, subdir: Option<&str>) -> Result<Source, String> {
     };
     match source {
         Source::Proget(proget) => Ok(Source::Proget(
-            proget.below(subdir).map_err(|why| format!("subdir: {why}"))?,
+            proget
+                .below(subdir)
+                .map_err(|why| format!("subdir: {why}"))?,
         )),
-        Source::Demo(_) => Err("subdir has no use with demo:DIR: name the folder itself".to_owned()),
+        Source::Demo(_) => {
+            Err("subdir has no use with demo:DIR: name the folder itself".to_owned())
+        }
     }
 }
 
@@ -325,8 +355,12 @@ fn misspelt_variables(env: &Env, known: &[String]) -> Vec<String> {
         .keys()
         .filter(|name| name.starts_with("ASSETFS_") && !names.contains(name))
         .filter_map(|name| {
-            let near = names.iter().find(|n| strsim::damerau_levenshtein(n, name) <= 2)?;
-            Some(format!("the variable {name} is not known; did you mean {near}?"))
+            let near = names
+                .iter()
+                .find(|n| strsim::damerau_levenshtein(n, name) <= 2)?;
+            Some(format!(
+                "the variable {name} is not known; did you mean {near}?"
+            ))
         })
         .collect()
 }

@@ -54,11 +54,13 @@ impl Word {
         }
         let scheme = text.split(':').next().unwrap_or_default();
         match scheme {
-            "proget+https" | "proget+http" => Proget::parse(text).map(|p| Word::Source(Source::Proget(p))),
+            "proget+https" | "proget+http" => {
+                Proget::parse(text).map(|p| Word::Source(Source::Proget(p)))
+            }
             _ if scheme == text && is_name(text) => Ok(Word::Name(text.to_owned())),
-            "box" | "iotfile+https" | "iotfile+http" | "solar+https" | "solar+http" => Err(format!(
-                "{scheme}: sources are not yet built into this version; it has {FORMS}"
-            )),
+            "box" | "iotfile+https" | "iotfile+http" | "solar+https" | "solar+http" => Err(
+                format!("{scheme}: sources are not yet built into this version; it has {FORMS}"),
+            ),
             "http" | "https" => Err(format!(
                 "\"{text}\" does not say which service it is: did you mean proget+{text}?"
             )),
@@ -70,7 +72,8 @@ impl Word {
 impl Proget {
     fn parse(text: &str) -> Result<Self, String> {
         let rest = text.strip_prefix("proget+").unwrap_or(text);
-        let url = Url::parse(rest).map_err(|why| format!("\"{}\" is not an address: {why}", unsecret(text)))?;
+        let url = Url::parse(rest)
+            .map_err(|why| format!("\"{}\" is not an address: {why}", unsecret(text)))?;
         if !url.username().is_empty() || url.password().is_some() {
             return Err(format!(
                 "credentials do not belong into the source, where everybody sees them: write {}",
@@ -107,7 +110,14 @@ impl Proget {
             check_segment(name)?;
         }
         let mut server = url.clone();
-        server.set_path(&url.path().split('/').filter(|s| !s.is_empty()).take(at).collect::<Vec<_>>().join("/"));
+        server.set_path(
+            &url.path()
+                .split('/')
+                .filter(|s| !s.is_empty())
+                .take(at)
+                .collect::<Vec<_>>()
+                .join("/"),
+        );
         Ok(Proget {
             server: server.as_str().trim_end_matches('/').to_owned(),
             directory,
@@ -133,8 +143,7 @@ impl Proget {
 }
 
 /// Whether `text` can name a remote.
-#[must_use]
-pub fn is_name(text: &str) -> bool {
+fn is_name(text: &str) -> bool {
     !text.is_empty()
         && !text.starts_with('-')
         && text
@@ -187,14 +196,23 @@ mod tests {
         assert_eq!(p.directory, "files");
         assert_eq!(p.folder, "My Folder/b");
         assert!(!p.in_the_clear);
-        assert_eq!(proget("proget+https://h/endpoints/files").server, "https://h");
+        assert_eq!(
+            proget("proget+https://h/endpoints/files").server,
+            "https://h"
+        );
     }
 
     #[test]
     fn subdir_goes_below_the_folder() {
-        let p = proget("proget+https://h/endpoints/f/a").below("/b//c/").unwrap();
+        let p = proget("proget+https://h/endpoints/f/a")
+            .below("/b//c/")
+            .unwrap();
         assert_eq!(p.folder, "a/b/c");
-        assert!(proget("proget+https://h/endpoints/f").below("../x").is_err());
+        assert!(
+            proget("proget+https://h/endpoints/f")
+                .below("../x")
+                .is_err()
+        );
     }
 
     #[test]
@@ -230,12 +248,18 @@ mod tests {
     #[test]
     fn what_is_not_a_source_is_answered_with_what_would_be() {
         for (text, words) in [
-            ("https://h/endpoints/f", "did you mean proget+https://h/endpoints/f"),
+            (
+                "https://h/endpoints/f",
+                "did you mean proget+https://h/endpoints/f",
+            ),
             ("box:a", "not yet built into this version"),
             ("solar+https://h/api", "not yet built into this version"),
             ("iotfile+https://h/e", "not yet built into this version"),
             ("proget+https://h/files", "no /endpoints/DIRECTORY"),
-            ("proget+https://h/endpoints/", "does not name an asset directory"),
+            (
+                "proget+https://h/endpoints/",
+                "does not name an asset directory",
+            ),
             ("proget+https://h/endpoints/f?key=1", "has a ? or #"),
             ("/tmp/x", "is not a source"),
             ("demo:", "needs a folder"),

@@ -68,7 +68,10 @@ fn the_order_is_flag_then_o_then_variable_then_remote_then_top_of_the_file_then_
     assert_eq!(with_var().uploads(), 7);
     assert_eq!(with_var().o("uploads=8").uploads(), 8);
     assert_eq!(with_var().o("uploads=8").o("uploads=9").uploads(), 9);
-    assert_eq!(with_var().o("uploads=8").flag("uploads", "10").uploads(), 10);
+    assert_eq!(
+        with_var().o("uploads=8").flag("uploads", "10").uploads(),
+        10
+    );
 }
 
 #[test]
@@ -86,9 +89,18 @@ fn a_sloppy_mount_ignores_unknown_words() {
 
 #[test]
 fn a_wrong_value_says_where_it_stood() {
-    let why = case("demo:/x").var("ASSETFS_MEMORY", "lots").resolve().unwrap_err();
-    assert!(why.starts_with("memory (ASSETFS_MEMORY): \"lots\" is not a size"), "{why}");
-    let why = case("demo:/x").file("memory = \"lots\"").resolve().unwrap_err();
+    let why = case("demo:/x")
+        .var("ASSETFS_MEMORY", "lots")
+        .resolve()
+        .unwrap_err();
+    assert!(
+        why.starts_with("memory (ASSETFS_MEMORY): \"lots\" is not a size"),
+        "{why}"
+    );
+    let why = case("demo:/x")
+        .file("memory = \"lots\"")
+        .resolve()
+        .unwrap_err();
     assert!(why.contains("config.toml): \"lots\""), "{why}");
 }
 
@@ -101,7 +113,8 @@ fn a_credential_on_the_command_line_is_refused_without_showing_it() {
 
 #[test]
 fn a_variable_goes_before_the_file_and_the_remote_before_the_top() {
-    let text = "api_key_file = \"/top\"\n[remote.a]\nsource = \"demo:/x\"\napi_key_command = \"c\"\n";
+    let text =
+        "api_key_file = \"/top\"\n[remote.a]\nsource = \"demo:/x\"\napi_key_command = \"c\"\n";
     let from = |c: Case| c.resolve().unwrap().credentials["api_key"].place.clone();
     assert_eq!(from(case("demo:/x").file(text)), Place::File("/top".into()));
     assert_eq!(from(case("a").file(text)), Place::Command("c".into()));
@@ -118,35 +131,54 @@ fn systemds_credential_directory_is_used_when_it_has_the_name() {
     let c = c.var("CREDENTIALS_DIRECTORY", &dir);
     assert!(c.resolve().unwrap().credentials.is_empty());
     std::fs::write(c.dir.path().join("api_key"), "k").unwrap();
-    assert_eq!(c.resolve().unwrap().credentials["api_key"].read(), Ok("k".to_owned()));
+    assert_eq!(
+        c.resolve().unwrap().credentials["api_key"].read(),
+        Ok("k".to_owned())
+    );
 }
 
 #[test]
 fn an_unknown_remote_names_the_file_and_the_nearest_name() {
     let why = case("aa").file(REMOTE).resolve().unwrap_err();
-    assert!(why.contains("has no table [remote.aa]; did you mean \"a\"?"), "{why}");
+    assert!(
+        why.contains("has no table [remote.aa]; did you mean \"a\"?"),
+        "{why}"
+    );
 }
 
 #[test]
 fn a_config_file_that_was_asked_for_must_exist() {
     assert!(case("demo:/x").resolve().is_ok());
-    let why = case("demo:/x").flag("config", "/nowhere/c.toml").resolve().unwrap_err();
+    let why = case("demo:/x")
+        .flag("config", "/nowhere/c.toml")
+        .resolve()
+        .unwrap_err();
     assert!(why.contains("cannot read /nowhere/c.toml"), "{why}");
 }
 
 #[test]
 fn root_keeps_its_state_in_var_lib_unless_xdg_says_otherwise() {
     let mut c = case("demo:/x");
-    assert!(c.resolve().unwrap().state_dir.ends_with(".local/state/assetfs"));
+    assert!(
+        c.resolve()
+            .unwrap()
+            .state_dir
+            .ends_with(".local/state/assetfs")
+    );
     c.env.root = true;
-    assert_eq!(c.resolve().unwrap().state_dir, Path::new("/var/lib/assetfs"));
+    assert_eq!(
+        c.resolve().unwrap().state_dir,
+        Path::new("/var/lib/assetfs")
+    );
     let c = c.var("XDG_STATE_HOME", "/s");
     assert_eq!(c.resolve().unwrap().state_dir, Path::new("/s/assetfs"));
 }
 
 #[test]
 fn a_misspelt_variable_is_told_and_a_strange_one_left_alone() {
-    let c = case("demo:/x").var("ASSETFS_UPLOAD", "3").var("ASSETFS_TEST_ALL", "1");
+    let c = case("demo:/x")
+        .var("ASSETFS_UPLOAD", "3")
+        .var("ASSETFS_TEST_ALL", "1");
     let warnings = c.resolve().unwrap().warnings;
     assert_eq!(
         warnings,
@@ -165,14 +197,22 @@ fn http_to_another_machine_is_warned_about() {
 fn every_key_is_accepted_as_flag_word_variable_and_file_key() {
     let value = |key: &str| match Settings::of([(key, "5s")]) {
         Ok(_) if key != "config" => Some("5s"),
-        _ => ["5", "on", "info"].into_iter().find(|v| Settings::of([(key, *v)]).is_ok()),
+        _ => ["5", "on", "info"]
+            .into_iter()
+            .find(|v| Settings::of([(key, *v)]).is_ok()),
     };
-    for key in known_keys().iter().filter(|key| *key != "config" && *key != "subdir") {
+    for key in known_keys()
+        .iter()
+        .filter(|key| *key != "config" && *key != "subdir")
+    {
         let v = value(key).unwrap_or_else(|| panic!("{key}"));
         case("demo:/x").flag(key, v).resolve().unwrap();
         case("demo:/x").o(&format!("{key}={v}")).resolve().unwrap();
         case("demo:/x").var(&variable(key), v).resolve().unwrap();
-        case("demo:/x").file(&format!("{key} = \"{v}\"")).resolve().unwrap();
+        case("demo:/x")
+            .file(&format!("{key} = \"{v}\""))
+            .resolve()
+            .unwrap();
     }
 }
 

@@ -13,7 +13,11 @@ pub fn duration(text: &str) -> Result<Duration, String> {
         "ms" => 0.001,
         "m" => 60.0,
         "h" => 3600.0,
-        _ => return Err(format!("\"{text}\" is not a time: 90, 250ms, 1.5s, 10m or 2h")),
+        _ => {
+            return Err(format!(
+                "\"{text}\" is not a time: 90, 250ms, 1.5s, 10m or 2h"
+            ));
+        }
     };
     let seconds = number
         .and_then(|n| n.parse::<f64>().ok())

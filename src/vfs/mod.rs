@@ -41,6 +41,9 @@ pub struct Options {
     pub spool_max: Option<u64>,
     /// A directory with more entries below it is not renamed but copied by the caller (`EXDEV`).
     pub rename_max: usize,
+    /// The socket of this process, which `user.assetfs.control` on the mount's root names; `None`: the
+    /// attribute is not there.
+    pub control: Option<PathBuf>,
 }
 
 /// What a drain left behind.
@@ -79,7 +82,11 @@ impl Vfs {
         None
     }
 
-    /// Takes no new writes (`EROFS`) and sends what there is to send, for at most `limit`.
+    /// Takes writes again, after a drain whose unmount was refused as busy.
+    pub fn undrain(&self) {}
+
+    /// Takes no new writes (`EROFS`) and sends what there is to send, for at most `limit`. May be
+    /// called again, also after the unmount.
     pub async fn drain(&self, _limit: Duration) -> Drained {
         Drained {
             kept: 0,
