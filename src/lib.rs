@@ -7,5 +7,6 @@ pub mod cli;
 pub mod config;
 pub mod error;
 pub mod fuse;
+pub mod http;
 pub mod store;
 pub mod vfs;
