@@ -8,5 +8,6 @@ pub mod config;
 pub mod error;
 pub mod fuse;
 pub mod http;
+pub mod serve;
 pub mod store;
 pub mod vfs;

@@ -1,5 +1,7 @@
 //! The rooms lie one above the other, and nobody reaches upwards.
 
+#![allow(clippy::unwrap_used)]
+
 use std::path::{Path, PathBuf};
 
 /// From top to bottom; rooms of one line are neighbours that do not know each other.

@@ -8,6 +8,8 @@ mod logging;
 mod mount;
 mod mountpoint;
 mod progress;
+mod serve;
+mod signals;
 mod status;
 mod store;
 mod umount;
@@ -51,13 +53,15 @@ struct Cli {
 enum Command {
     /// Mount SOURCE on MOUNTPOINT; returns when the mount answers
     #[command(after_help = AFTER_HELP)]
-    Mount(MountArgs),
+    Mount(Box<MountArgs>),
     /// Send what is left, then unmount (exit status 3: some files stay in the spool for the next mount)
     Umount(umount::UmountArgs),
     /// What is dirty, on its way, unsent, cached; of all mounts without MOUNTPOINT
     Status(status::StatusArgs),
     /// Wait until these files are committed (exit status 1: one failed; 124: not in time)
     Wait(wait::WaitArgs),
+    /// Speak a store's API over a folder, to try everything without an account
+    Serve(serve::ServeArgs),
     /// Print the completions of a shell
     Completions {
         /// The shell
@@ -141,7 +145,7 @@ fn complain(who: &str, why: &str, status: u8) -> ExitCode {
 
 fn assetfs(argv: &[OsString]) -> Ended {
     refuse_credentials(argv)?;
-    let matches = Cli::command().get_matches_from(argv);
+    let matches = Cli::command().get_matches_from(joined(argv));
     let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     match cli.command {
         Command::Mount(args) => {
@@ -165,6 +169,7 @@ fn assetfs(argv: &[OsString]) -> Ended {
         Command::Umount(args) => umount::umount(&args),
         Command::Status(args) => status::status(&args),
         Command::Wait(args) => wait::wait(&args),
+        Command::Serve(args) => serve::serve(&args),
         Command::Completions { shell } => {
             let mut text = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "assetfs", &mut text);
@@ -202,6 +207,27 @@ fn flags_given(matches: &ArgMatches) -> Vec<(String, String)> {
             Some((key, value))
         })
         .collect()
+}
+
+/// `--read-only off` as `--read-only=off`: a switch needs no value, so the next word is its value only
+/// if it looks like one.
+fn joined(argv: &[OsString]) -> Vec<OsString> {
+    let switches = Settings::switches();
+    let mut out: Vec<OsString> = Vec::with_capacity(argv.len());
+    let mut words = argv.iter().peekable();
+    while let Some(word) = words.next() {
+        let mut word = word.clone();
+        let value = words.peek().and_then(|next| next.to_str());
+        if switches.iter().any(|switch| word == switch.as_str())
+            && let Some(value) = value.filter(|value| units::switch(value).is_ok())
+        {
+            word.push("=");
+            word.push(value);
+            words.next();
+        }
+        out.push(word);
+    }
+    out
 }
 
 /// A credential as a flag is refused before anything else reads it.
@@ -252,6 +278,10 @@ fn env() -> Env {
         vars,
         root: rustix::process::geteuid().is_root(),
     }
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime, String> {
+    tokio::runtime::Runtime::new().map_err(|why| format!("cannot start threads: {why}"))
 }
 
 /// Prints to stdout; a reader that went away is no error.
@@ -323,6 +353,22 @@ mod tests {
         let pair = |k: &str, v: &str| (k.to_owned(), v.to_owned());
         assert_eq!(flags[0], pair("read_only", "true"));
         assert_eq!(flags[1..], [pair("part_size", "1M")]);
+    }
+
+    #[test]
+    fn a_switch_takes_the_next_word_only_if_that_is_a_switchs_value() {
+        let join = |argv: &[&str]| joined(&argv.iter().map(OsString::from).collect::<Vec<_>>());
+        assert_eq!(
+            join(&[
+                "mount",
+                "--read-only",
+                "off",
+                "--allow-other",
+                "demo:/x",
+                "on"
+            ]),
+            ["mount", "--read-only=off", "--allow-other", "demo:/x", "on"]
+        );
     }
 
     #[test]

@@ -3,6 +3,7 @@
 
 use super::control::{self, Answer, Ask, Control};
 use super::progress::count;
+use super::signals::Signals;
 use super::{Ended, KEPT, background, logging, mountpoint, store};
 use crate::config::{self, Env, Given, Resolved, Source};
 use crate::error::Kind;
@@ -15,7 +16,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::runtime::Runtime;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 
 /// How often progress is told while sending what is left.
@@ -58,7 +58,7 @@ pub(super) fn mount(wish: &Wish) -> Ended {
         };
     }
     let plan = Plan::check(wish, &env, second)?;
-    let rt = Runtime::new().map_err(|why| format!("cannot start threads: {why}"))?;
+    let rt = super::runtime()?;
     let status = plan.run(&rt, wish.fake);
     // Reads that nobody waits for any more are not waited for.
     rt.shutdown_timeout(Duration::from_secs(1));
@@ -99,6 +99,15 @@ impl Plan {
         let state_dir = absolute(&resolved.state_dir)?;
         let mounts = mountpoint::mounts()?;
         let mountpoint = mountpoint::usable(&wish.mountpoint, &mounts)?;
+        if let Source::Demo(dir) = &resolved.source
+            && mountpoint.starts_with(dir)
+        {
+            return Err(format!(
+                "{} lies in {}, which it would show: use another mountpoint",
+                mountpoint.display(),
+                dir.display()
+            ));
+        }
         mountpoint::fuse_works(env.root, resolved.settings.allow_other)?;
         make_private(&state_dir)?;
         Ok(Plan {
@@ -400,29 +409,6 @@ impl Life<'_> {
     }
 }
 
-/// The signals that ask for the end.
-struct Signals([Signal; 3]);
-
-impl Signals {
-    fn new() -> Result<Self, String> {
-        let take = |kind| signal(kind).map_err(|why| format!("cannot take signals: {why}"));
-        Ok(Signals([
-            take(SignalKind::terminate())?,
-            take(SignalKind::interrupt())?,
-            take(SignalKind::hangup())?,
-        ]))
-    }
-
-    async fn next(&mut self) {
-        let [a, b, c] = &mut self.0;
-        tokio::select! {
-            _ = a.recv() => {}
-            _ = b.recv() => {}
-            _ = c.recv() => {}
-        }
-    }
-}
-
 fn tell(answers: Option<&mpsc::UnboundedSender<Answer>>, answer: Answer) {
     if let Some(answers) = answers {
         // Whoever asked may have gone away: the work goes on.
@@ -454,19 +440,21 @@ fn make_private(dir: &Path) -> Result<(), String> {
 
 /// The folder of a store and account below the spool: readable, and different for each of them.
 fn spool_name(source: &Source, probe: &Probe) -> String {
-    let (readable, address) = match source {
+    let (readable, address, account) = match source {
         Source::Proget(p) => (
             format!("proget-{}", p.directory),
             format!("{}/{}/{}", p.server, p.directory, p.folder),
+            probe.account.as_str(),
         ),
-        Source::Demo(dir) => ("demo".to_owned(), dir.to_string_lossy().into_owned()),
+        // A demo has another key each time.
+        Source::Demo(dir) => ("demo".to_owned(), dir.to_string_lossy().into_owned(), ""),
     };
     let readable: String = readable
         .chars()
         .map(|c| if c.is_ascii_alphanumeric() { c } else { '-' })
         .take(60)
         .collect();
-    let hash = Sha256::digest(format!("{address}\n{}", probe.account));
+    let hash = Sha256::digest(format!("{address}\n{account}"));
     let hash: String = hash
         .iter()
         .take(8)

@@ -96,14 +96,14 @@ impl Client {
             let certificates = reqwest::Certificate::from_pem_bundle(&pem)
                 .ok()
                 .filter(|c| !c.is_empty())
-                .ok_or_else(|| invalid("ca_file holds no certificate").at(path.display().to_string()))?;
+                .ok_or_else(|| {
+                    invalid("ca_file holds no certificate").at(path.display().to_string())
+                })?;
             builder = builder.tls_certs_merge(certificates);
         } else if base.scheme() == "http" {
             builder = builder.tls_certs_only([]);
         }
-        let inner = builder
-            .build()
-            .map_err(|e| invalid(&cause_of(e)))?;
+        let inner = builder.build().map_err(|e| invalid(&cause_of(e)))?;
         let rate = |n| std::num::NonZeroU64::new(n).map(|n| Arc::new(Rate::new(n)));
         Ok(Client {
             inner,
@@ -252,7 +252,11 @@ impl<'a> Request<'a> {
                 .said(&format!("not a possible value of the header {name}")));
         }
         let begin = Instant::now();
-        let label = format!("{} {}", inner.method(), inner.url().host_str().unwrap_or(""));
+        let label = format!(
+            "{} {}",
+            inner.method(),
+            inner.url().host_str().unwrap_or("")
+        );
         let stall = client.stall_timeout;
         let answer_within = answer_within.unwrap_or(stall).max(stall);
         let pulse = Arc::new(Pulse::new(stall));

@@ -205,8 +205,7 @@ mod tests {
                 })
             }
         }
-        let token =
-            Credential::fetched(Count(AtomicUsize::new(0)), Duration::from_secs(10));
+        let token = Credential::fetched(Count(AtomicUsize::new(0)), Duration::from_secs(10));
         assert_eq!(token.get().await.unwrap().reveal(), "0");
         tokio::time::advance(Duration::from_secs(80)).await;
         assert_eq!(token.get().await.unwrap().reveal(), "0");

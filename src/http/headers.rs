@@ -123,9 +123,7 @@ pub fn skip_for_range(
         (206, None) if bare => Ok(0),
         (206, None) => wrong(Kind::Protocol, "206 without Content-Range"),
         (200, _) => match length {
-            Some(l) if l != size => {
-                wrong(Kind::Stale, &format!("{l} bytes now, {size} before"))
-            }
+            Some(l) if l != size => wrong(Kind::Stale, &format!("{l} bytes now, {size} before")),
             _ => Ok(want.start),
         },
         (416, _) => wrong(Kind::Stale, "the range lies outside the file"),
@@ -156,15 +154,21 @@ mod tests {
 
     #[test]
     fn content_range_is_read_strictly_enough_to_trust_it() {
-        let some = |r: Option<Range<u64>>, t| {
-            Some(ContentRange { range: r, total: t })
-        };
+        let some = |r: Option<Range<u64>>, t| Some(ContentRange { range: r, total: t });
         assert_eq!(content_range("bytes 0-4/5"), some(Some(0..5), Some(5)));
         assert_eq!(content_range("bytes 3-3/*"), some(Some(3..4), None));
         assert_eq!(content_range("Bytes */7"), some(None, Some(7)));
         for bad in [
-            "", "bytes", "bytes 4-3/5", "bytes 0-5/5", "bytes +0-4/5", "items 0-4/5", "bytes 0-4",
-            "bytes -4/5", "bytes 0-18446744073709551615/*", "bytes 0-4/99999999999999999999",
+            "",
+            "bytes",
+            "bytes 4-3/5",
+            "bytes 0-5/5",
+            "bytes +0-4/5",
+            "items 0-4/5",
+            "bytes 0-4",
+            "bytes -4/5",
+            "bytes 0-18446744073709551615/*",
+            "bytes 0-4/99999999999999999999",
         ] {
             assert_eq!(content_range(bad), None, "{bad}");
         }
