@@ -18,7 +18,8 @@ use tokio::sync::mpsc;
 /// Bytes given to the connection at once: small enough that progress shows on a slow line.
 const FRAME: usize = 64 * 1024;
 
-/// What a request carries. Every body has a `Content-Length`, none is chunked.
+/// What a request carries; a clone reads its source again. Every body has a `Content-Length`, none is chunked.
+#[derive(Clone)]
 pub enum Body<'a> {
     /// Nothing, as in GET: no `Content-Length`.
     None,

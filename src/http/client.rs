@@ -222,7 +222,7 @@ impl<'a> Request<'a> {
     }
 
     fn put(mut self, name: &'static str, value: &str, secret: bool) -> Self {
-        match HeaderValue::from_str(value) {
+        match HeaderValue::from_bytes(value.as_bytes()) {
             Ok(mut value) => {
                 value.set_sensitive(secret);
                 let name = HeaderName::from_static(name);

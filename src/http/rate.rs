@@ -50,7 +50,11 @@ mod tests {
         for _ in 0..11 {
             last = rate.book(500, begin);
         }
-        // Ten takes of half a second lie before the last one, less the slack at the start.
-        assert_eq!(last - begin, Duration::from_secs(5) - SLACK);
+        // Ten takes of half a second lie before the last one.
+        assert_eq!(last - begin, Duration::from_secs(5));
+        // After an idle minute only the slack may be caught up.
+        let later = begin + Duration::from_secs(65);
+        assert_eq!(rate.book(500, later), later - SLACK);
+        assert!(rate.book(1, later) > later);
     }
 }

@@ -5,8 +5,16 @@
 //! in one order.
 
 mod entry;
+mod limit;
+pub mod proget;
+mod retry;
+mod trace;
+mod wrapped;
 
 pub use entry::*;
+pub use retry::RetrySettings;
+pub use trace::{Counts, OpCount, Stats};
+pub use wrapped::{WrapSettings, wrapped};
 
 use crate::error::Result;
 use async_trait::async_trait;
