@@ -3,6 +3,8 @@
 //! The rooms, from top to bottom: `cli` and `config`, `fuse`, `vfs`, `write` and `read`, `store`,
 //! `http`; beside them `serve`, the embedded servers. README.md draws them and a byte's way through.
 
+pub mod cli;
+pub mod config;
 pub mod error;
 pub mod fuse;
 pub mod http;

@@ -1,3 +1,5 @@
 //! The assetfs command.
 
-fn main() {}
+fn main() -> std::process::ExitCode {
+    assetfs::cli::main()
+}

@@ -1,0 +1,89 @@
+//! `assetfs serve`: a store's API over a folder, so that everything can be tried without an account.
+
+use super::Ended;
+use crate::config::units;
+use crate::serve::{Api, Server, Settings};
+use clap::{Args, ValueHint};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// The asset directory's name that a server of ours has unless told otherwise.
+pub(super) const NAME: &str = "files";
+
+#[derive(Args, Debug)]
+#[command(after_help = "\
+The key to ask for comes from ASSETFS_API_KEY, or user and password from ASSETFS_USERNAME and
+ASSETFS_PASSWORD; without them everybody may do everything. The first line of the output ends with the
+source to mount.")]
+pub(super) struct ServeArgs {
+    /// The folder to serve; made if missing
+    #[arg(value_hint = ValueHint::DirPath)]
+    dir: PathBuf,
+    /// Which service to be: proget
+    #[arg(long)]
+    api: Api,
+    /// Where to listen; port 0 takes a free one
+    #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:0")]
+    listen: SocketAddr,
+    /// Name of the asset directory
+    #[arg(long, default_value = NAME)]
+    name: String,
+    /// Bytes per second in each direction [default: no limit]
+    #[arg(long, value_name = "RATE", value_parser = units::rate)]
+    rate: Option<u64>,
+    /// What every request waits in addition
+    #[arg(long, value_name = "TIME", value_parser = units::duration, default_value = "0")]
+    rtt: Duration,
+    /// JSON file of faults to inject, read again when it changes
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    faults: Option<PathBuf>,
+    /// File that gets one JSON line per request
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    log: Option<PathBuf>,
+}
+
+pub(super) fn serve(args: &ServeArgs) -> Ended {
+    super::logging::start(log::LevelFilter::Info, None)?;
+    let var = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+    let mut settings = Settings::new(&args.dir);
+    settings.api = args.api;
+    settings.listen = args.listen;
+    settings.name.clone_from(&args.name);
+    settings.key = var("ASSETFS_API_KEY");
+    settings.login = var("ASSETFS_USERNAME").zip(var("ASSETFS_PASSWORD"));
+    settings.rate = args.rate;
+    settings.rtt = args.rtt;
+    settings.faults.clone_from(&args.faults);
+    settings.log.clone_from(&args.log);
+    if settings.key.is_none() && settings.login.is_none() && !args.listen.ip().is_loopback() {
+        super::eprintln_safe(
+            "assetfs: warning: no ASSETFS_API_KEY: everybody who reaches this address may do everything",
+        );
+    }
+    let rt = super::runtime()?;
+    rt.block_on(async {
+        let mut signals = super::signals::Signals::new()?;
+        let server = start(settings, &args.dir).await?;
+        let addr = server.addr();
+        super::print_safe(&format!(
+            "http://{addr}/endpoints/{0} serves {1}; mount proget+http://{addr}/endpoints/{0}\n",
+            args.name,
+            args.dir.display(),
+        ));
+        signals.next().await;
+        server.stop().await;
+        Ok(0)
+    })
+}
+
+/// Starts a server over `dir`.
+///
+/// # Errors
+/// A sentence if it cannot be started.
+pub(super) async fn start(settings: Settings, dir: &Path) -> Result<Server, String> {
+    let listen = settings.listen;
+    Server::start(settings)
+        .await
+        .map_err(|why| format!("cannot serve {} at {listen}: {why}", dir.display()))
+}

@@ -1,0 +1,274 @@
+//! The real command, as far as it needs no FUSE: every refusal is one sentence that helps.
+
+#![allow(clippy::unwrap_used)]
+
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{Command, Output};
+
+/// A home of its own, an empty mountpoint `m` in it, and no variables of ours.
+struct Home {
+    dir: tempfile::TempDir,
+    vars: Vec<(String, String)>,
+}
+
+/// How a command ended.
+#[derive(Debug)]
+struct Ended {
+    status: Option<i32>,
+    out: String,
+    err: String,
+}
+
+fn home() -> Home {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::create_dir(dir.path().join("m")).unwrap();
+    Home {
+        dir,
+        vars: Vec::new(),
+    }
+}
+
+impl Home {
+    fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    fn var(mut self, name: &str, value: &str) -> Self {
+        self.vars.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    fn file(self, name: &str, mode: u32, text: &str) -> Self {
+        let path = self.path(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(&path, text).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+        self
+    }
+
+    fn config(self, mode: u32, text: &str) -> Self {
+        self.file("config/assetfs/config.toml", mode, text)
+    }
+
+    /// Runs the command in the home, called `name`.
+    fn called(&self, name: &str, args: &[&str]) -> Ended {
+        let Output {
+            status,
+            stdout,
+            stderr,
+        } = Command::new(env!("CARGO_BIN_EXE_assetfs"))
+            .arg0(name)
+            .args(args)
+            .current_dir(self.dir.path())
+            .env_clear()
+            .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+            .env("HOME", self.dir.path())
+            .env("XDG_CONFIG_HOME", self.path("config"))
+            .env("XDG_STATE_HOME", self.path("state"))
+            .envs(self.vars.iter().cloned())
+            .output()
+            .unwrap();
+        Ended {
+            status: status.code(),
+            out: String::from_utf8(stdout).unwrap(),
+            err: String::from_utf8(stderr).unwrap(),
+        }
+    }
+
+    fn run(&self, args: &[&str]) -> Ended {
+        self.called("assetfs", args)
+    }
+
+    /// Runs `mount SOURCE m ARGS`, which must fail with one sentence that has these words.
+    fn refuses(&self, source: &str, args: &[&str], words: &str) -> String {
+        let mut all = vec!["mount", source, "m"];
+        all.extend(args);
+        let ended = self.run(&all);
+        assert!(ended.status.is_some_and(|s| s != 0), "{ended:?}");
+        assert!(ended.err.contains(words), "wanted: {words}\n{ended:?}");
+        assert_eq!(ended.out, "", "{ended:?}");
+        ended.err
+    }
+}
+
+const NOWHERE: &str = "proget+http://127.0.0.1:1/endpoints/files";
+
+fn has_fuse() -> bool {
+    let has = std::fs::File::options()
+        .read(true)
+        .write(true)
+        .open("/dev/fuse")
+        .is_ok();
+    if !has {
+        assert_ne!(std::env::var("CI").as_deref(), Ok("true"), "no /dev/fuse");
+        eprintln!("SKIPPED: no /dev/fuse");
+    }
+    has
+}
+
+#[test]
+fn a_word_that_is_no_source_is_answered_with_what_would_be_one() {
+    let err = home().refuses(
+        "https://h/endpoints/f",
+        &[],
+        "did you mean proget+https://h/endpoints/f",
+    );
+    assert_eq!(err.lines().count(), 1, "{err}");
+    home().refuses("box:", &[], "not yet built into this version");
+    home().refuses("files", &[], "has no table [remote.files]");
+}
+
+#[test]
+fn unknown_settings_name_the_nearest_known_one_wherever_they_stand() {
+    home().refuses(NOWHERE, &["-o", "atr_ttl=3"], "did you mean \"attr_ttl\"?");
+    home().refuses(NOWHERE, &["--atr-ttl", "3"], "--attr-ttl");
+    home().config(0o644, "atr_ttl = 3").refuses(
+        NOWHERE,
+        &[],
+        "config.toml: key \"atr_ttl\" is not known; did you mean \"attr_ttl\"?",
+    );
+}
+
+#[test]
+fn a_wrong_value_says_what_would_be_right() {
+    home().refuses(NOWHERE, &["--memory", "lots"], "4096, 64K, 8M or 1.5G");
+    home().var("ASSETFS_STALL_TIMEOUT", "soon").refuses(
+        NOWHERE,
+        &[],
+        "stall_timeout (ASSETFS_STALL_TIMEOUT): \"soon\" is not a time",
+    );
+}
+
+#[test]
+fn a_credential_on_the_command_line_is_refused_and_not_repeated() {
+    for args in [["-o", "api_key=hunter2"], ["--api-key", "hunter2"]] {
+        let err = home().refuses(NOWHERE, &args, "ASSETFS_API_KEY");
+        assert!(!err.contains("hunter2"), "{err}");
+    }
+}
+
+#[test]
+fn files_with_keys_that_others_may_read_are_refused_with_the_command_that_mends_it() {
+    let text = "api_key_file = \"key\"\n";
+    home().config(0o644, "api_key = \"k\"").refuses(
+        NOWHERE,
+        &[],
+        "config.toml holds a credential and is open to other users: chmod 600 ",
+    );
+    home()
+        .config(0o644, text)
+        .file("key", 0o644, "k\n")
+        .refuses(NOWHERE, &[], "chmod 600 key");
+    home()
+        .config(0o644, text)
+        .refuses(NOWHERE, &[], "cannot read key");
+    home()
+        .config(0o644, "api_key_command = \"exit 3\"")
+        .refuses(NOWHERE, &[], "api_key_command in ");
+}
+
+#[test]
+fn a_mountpoint_that_cannot_be_used_is_told_with_what_to_do() {
+    let missing = home();
+    std::fs::remove_dir(missing.path("m")).unwrap();
+    missing.refuses(NOWHERE, &[], "m does not exist: mkdir -p m");
+    home()
+        .file("m/x", 0o644, "")
+        .refuses(NOWHERE, &[], "m is not empty");
+    let file = home();
+    std::fs::remove_dir(file.path("m")).unwrap();
+    file.file("m", 0o644, "")
+        .refuses(NOWHERE, &[], "m is not a directory");
+    let ended = home().run(&["mount", NOWHERE, "/proc"]);
+    assert!(
+        ended
+            .err
+            .contains("/proc is a mount point already (proc on it)"),
+        "{ended:?}"
+    );
+}
+
+#[test]
+fn a_demo_folder_must_be_there() {
+    home().refuses("demo:nowhere", &[], "cannot use the folder nowhere");
+    home().refuses("demo:.", &[], "which it would show: use another mountpoint");
+}
+
+#[test]
+fn a_server_that_is_not_there_mounts_nothing() {
+    if has_fuse() {
+        let err = home().refuses(NOWHERE, &[], "cannot reach 127.0.0.1:1");
+        assert_eq!(err.lines().count(), 1, "{err}");
+        let err = home().refuses(NOWHERE, &["-f"], "cannot reach 127.0.0.1:1");
+        assert!(err.lines().count() >= 1, "{err}");
+    }
+}
+
+#[test]
+fn mounts_helper_takes_the_arguments_of_mount() {
+    let ended = home().called(
+        "/sbin/mount.assetfs",
+        &[
+            "demo:nowhere",
+            "m",
+            "-sn",
+            "-o",
+            "rw,_netdev,nofail,whatever",
+        ],
+    );
+    assert_eq!(ended.status, Some(32), "{ended:?}");
+    assert!(
+        ended
+            .err
+            .starts_with("mount.assetfs: cannot use the folder"),
+        "{ended:?}"
+    );
+    let ended = home().called("mount.assetfs", &["demo:nowhere", "m", "-o", "whatever"]);
+    assert!(ended.err.contains("-o whatever is not known"), "{ended:?}");
+}
+
+#[test]
+fn the_commands_that_ask_a_mount_say_when_there_is_none() {
+    for args in [["status", "m"], ["umount", "m"], ["wait", "m"]] {
+        let ended = home().run(&args);
+        assert_eq!(ended.status, Some(1), "{ended:?}");
+        assert!(ended.err.contains("is not an assetfs mount"), "{ended:?}");
+    }
+    let ended = home().run(&["wait", "no"]);
+    assert!(
+        ended.err.contains("no: No such file or directory"),
+        "{ended:?}"
+    );
+}
+
+#[test]
+fn help_groups_settings_and_says_where_credentials_come_from() {
+    let ended = home().run(&["mount", "--help"]);
+    assert_eq!(ended.status, Some(0));
+    for words in ["ProGet:", "--part-size", "[default: 8M]", "ASSETFS_API_KEY"] {
+        assert!(ended.out.contains(words), "{words}: {}", ended.out);
+    }
+    assert!(home().run(&["--version"]).out.starts_with("assetfs 0."));
+}
+
+#[test]
+fn man_pages_are_written_for_every_command() {
+    let home = home();
+    assert_eq!(home.run(&["man", "man1"]).status, Some(0));
+    for page in [
+        "assetfs.1",
+        "assetfs-mount.1",
+        "assetfs-umount.1",
+        "assetfs-status.1",
+    ] {
+        assert!(home.path("man1").join(page).exists(), "{page}");
+    }
+}
+
+#[test]
+fn completions_are_printed() {
+    let ended = home().run(&["completions", "bash"]);
+    assert!(ended.out.contains("_assetfs"), "{}", ended.out);
+}
