@@ -100,6 +100,10 @@ impl Vfs {
             self.tree().get(ino).and_then(|node| node.writer.clone())
         };
         if let Some(writer) = &writer {
+            if writer.is_gone() && self.tree().get(ino).is_some_and(|node| node.is_named()) {
+                // Its name is being removed, and that has to wait for a commit.
+                return Err(Error::new(Kind::Busy, "open"));
+            }
             writer.told()?;
             if flags.truncate && flags.write {
                 writer.touched()?;
@@ -239,10 +243,8 @@ impl Vfs {
     /// the spool, until the last handle is closed.
     pub(super) async fn hold(&self, ino: u64) {
         let Ok(writer) = self.writer(ino) else { return };
-        if !writer.has_content() && writer.size() <= HOLD_MAX {
-            if let Err(error) = writer.hold().await {
-                log::warn!("an open file loses its name and its bytes could not be kept: {error}");
-            }
+        if let Err(error) = writer.hold(HOLD_MAX).await {
+            log::warn!("an open file loses its name and its bytes could not be kept: {error}");
         }
         if let Some(node) = self.tree().get_mut(ino) {
             node.held = true;

@@ -280,11 +280,20 @@ impl Vfs {
         drained
     }
 
+    /// Takes writes again, after a drain whose unmount was refused as busy.
+    pub fn undrain(&self) {
+        self.draining.store(false, Ordering::Release);
+    }
+
     /// Waits until nothing is being sealed or sent.
     async fn landed(&self) {
         loop {
             let changed = self.changed.notified();
-            if !self.writers().iter().any(|w| w.look().1 != write::Flight::Idle) {
+            if !self
+                .writers()
+                .iter()
+                .any(|w| w.look().1 != write::Flight::Idle)
+            {
                 return;
             }
             changed.await;

@@ -44,6 +44,9 @@ impl Vfs {
             if no_replace {
                 return Err(Error::new(Kind::Exists, "rename").at(new_name));
             }
+            if self.tree().is_below(ino, over) {
+                return Err(Error::new(Kind::NotEmpty, "rename").at(new_name));
+            }
             self.check_replace(kind, over, new_name).await?;
         }
         match kind {
@@ -97,72 +100,90 @@ impl Vfs {
             .tree()
             .place(new_parent, new_name)
             .ok_or_else(missing)?;
-        let (entry, writer, kind, held) = {
+        // Nothing may arrive under the new name after this file has.
+        let over_entry = match over {
+            Some(over) => {
+                let gone = async { Ok(self.give_up(over).await) };
+                self.within_name_timeout("rename", gone).await?
+            }
+            None => None,
+        };
+        let (old, entry, writer, kind) = {
             let tree = self.tree();
             let node = tree.get(ino).ok_or_else(missing)?;
-            let held = over
-                .and_then(|over| tree.get(over))
-                .is_some_and(|over| over.handles > 0);
-            (node.entry.clone(), node.writer.clone(), node.kind, held)
+            let old = tree.place(node.parent, &node.name).ok_or_else(missing)?;
+            (old, node.entry.clone(), node.writer.clone(), node.kind)
         };
-        if let Some(over) = over.filter(|_| held) {
-            self.within_name_timeout("rename", async { Ok(self.hold(over).await) })
-                .await?;
-        }
-        let over_entry = self.take_over(over);
         let unsettled = writer.as_ref().is_some_and(|writer| !writer.is_settled());
-        let native = self.store.caps().rename_file;
-        let Some(entry) = entry else {
-            // Never on the store: the next commit goes to the new name.
-            self.take_name(ino, new_parent, new_name);
-            if let Some(writer) = writer {
-                writer.retarget(|target| redirect(target, place, over_entry, new_name));
-            }
-            return Ok(());
-        };
-        if native && !unsettled {
-            let renamed = self.store.rename(&entry, &place, over_entry.as_ref());
+        if let Some(entry) = entry
+            .as_ref()
+            .filter(|_| self.store.caps().rename_file && !unsettled)
+        {
+            let renamed = self.store.rename(entry, &place, over_entry.as_ref());
             let renamed = self.within_name_timeout("rename", renamed).await?;
             self.take_name(ino, new_parent, new_name);
             self.note_entry(ino, renamed);
             return Ok(());
         }
-        if kind == EntryKind::Symlink {
+        if let Some(entry) = entry.as_ref().filter(|_| kind == EntryKind::Symlink) {
             return self
-                .rename_symlink(ino, &entry, place, new_parent, new_name)
+                .rename_symlink(ino, entry, place, new_parent, new_name)
                 .await;
         }
-        // Copy: from the spool if the bytes are there, else by way of it. With a write or an upload
-        // under way, that commit is the copy.
+        // What is under the old name now, and must not stay there: an older version, or what this file
+        // itself was about to replace.
         let writer = self.writer(ino)?;
-        self.take_name(ino, new_parent, new_name);
-        writer.retarget(|target| redirect(target, place, over_entry, new_name));
         if unsettled && writer.is_open() {
-            // The program still writes: its close commits under the new name; the old one goes now.
-            return self
-                .within_name_timeout("rename", self.store.remove(&entry))
-                .await;
+            // The old name goes before the new version is there: the bytes it still needs are fetched.
+            self.within_name_timeout("rename", writer.hold(u64::MAX))
+                .await?;
         }
-        let answer = if unsettled {
-            writer.sync()
-        } else {
-            writer.force()?
+        let mut strays: Vec<Entry> = writer.target().replaces.into_iter().collect();
+        self.take_name(ino, new_parent, new_name);
+        let redirect = |target: &mut Target| redirect(target, place, over_entry, new_name);
+        let moved = async { Ok(writer.retarget(redirect).await) };
+        strays.extend(self.within_name_timeout("rename", moved).await?);
+        // With a write or an upload under way, that commit is the copy. Else it is made now: from the
+        // spool if the bytes are there, or by way of it.
+        let answer = match (unsettled, writer.is_open()) {
+            (true, true) => None,
+            (true, false) => Some(writer.sync()),
+            (false, _) => Some(writer.force()?),
         };
-        let store = self.store.clone();
-        let copied = self.rt.spawn(async move {
-            wait(answer).await?;
-            match store.remove(&entry).await {
-                Err(error) if error.kind != Kind::NotFound => Err(error),
-                _ => Ok(()),
+        let vfs = self
+            .me
+            .upgrade()
+            .ok_or(Error::new(Kind::Cancelled, "rename"))?;
+        let moved = self.rt.spawn(async move {
+            if let Some(answer) = answer {
+                wait(answer).await?;
             }
+            for stray in strays {
+                vfs.remove_old(&old, &stray).await?;
+            }
+            Ok(())
         });
-        match tokio::time::timeout(self.options.name_timeout, copied).await {
+        match tokio::time::timeout(self.options.name_timeout, moved).await {
             Ok(Ok(result)) => result,
             Ok(Err(_)) => Err(Error::new(Kind::Broken, "rename").at(new_name)),
             Err(_) => {
                 log::info!("{new_name}: the rename goes on as a copy in the background");
                 Ok(())
             }
+        }
+    }
+
+    /// Removes what is left under an old name, unless the name has something newer by now.
+    async fn remove_old(&self, old: &Place, stray: &Entry) -> Result<()> {
+        match self.store.stat(old).await {
+            Ok(now) if now.version == stray.version => {}
+            Ok(_) => return Ok(()),
+            Err(error) if error.kind == Kind::NotFound => return Ok(()),
+            Err(error) => return Err(error),
+        }
+        match self.store.remove(stray).await {
+            Err(error) if error.kind != Kind::NotFound => Err(error),
+            _ => Ok(()),
         }
     }
 
@@ -184,18 +205,6 @@ impl Vfs {
         self.take_name(ino, new_parent, new_name);
         self.note_entry(ino, copy);
         Ok(())
-    }
-
-    /// Takes the replaced file out of the way of the new one; its entry is what gets replaced.
-    fn take_over(&self, over: Option<u64>) -> Option<Entry> {
-        let tree = self.tree();
-        let node = tree.get(over?)?;
-        let (entry, writer) = (node.entry.clone(), node.writer.clone());
-        drop(tree);
-        if let Some(writer) = writer {
-            writer.unlinked();
-        }
-        entry.map(|entry| (*entry).clone())
     }
 
     fn take_name(&self, ino: u64, parent: u64, name: &str) {

@@ -361,27 +361,10 @@ impl Vfs {
         self.within_name_timeout("unlink", async {
             let missing = || Error::new(Kind::NotFound, "unlink").at(name);
             let ino = self.find(parent, name).await?.ok_or_else(missing)?;
-            let (kind, entry, writer, held) = {
-                let tree = self.tree();
-                let node = tree.get(ino).ok_or_else(missing)?;
-                (
-                    node.kind,
-                    node.entry.clone(),
-                    node.writer.clone(),
-                    node.handles > 0,
-                )
-            };
-            if kind == EntryKind::Dir {
+            if self.tree().get(ino).ok_or_else(missing)?.kind == EntryKind::Dir {
                 return Err(Error::new(Kind::IsDir, "unlink").at(name));
             }
-            if held {
-                self.hold(ino).await;
-            }
-            let writer = self.tree().get(ino).and_then(|node| node.writer.clone());
-            if let Some(writer) = &writer {
-                writer.unlinked();
-            }
-            if let Some(entry) = entry {
+            if let Some(entry) = self.give_up(ino).await {
                 match self.store.remove(&entry).await {
                     Ok(()) => {}
                     // Somebody else was faster, or only an older look knew it.
@@ -397,6 +380,26 @@ impl Vfs {
             Ok(())
         })
         .await
+    }
+
+    /// Gives up what an inode still has to send, because its name goes; returns what the store has under
+    /// that name, once nothing more can arrive there. Bytes that somebody has open are held.
+    pub(super) async fn give_up(&self, ino: u64) -> Option<Entry> {
+        if self.tree().get(ino)?.handles > 0 {
+            self.hold(ino).await;
+        }
+        let (entry, writer) = {
+            let tree = self.tree();
+            let node = tree.get(ino)?;
+            (node.entry.clone(), node.writer.clone())
+        };
+        match writer {
+            None => entry.map(|entry| (*entry).clone()),
+            Some(writer) => {
+                writer.unlinked();
+                writer.landed().await
+            }
+        }
     }
 
     /// Removes an empty directory.

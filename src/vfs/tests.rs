@@ -259,7 +259,10 @@ async fn run_seed(seed: u64) {
         close(vfs, fh).await.unwrap();
     }
     let left = vfs.drain(Duration::from_secs(600)).await;
-    let none = Drained { kept: 0, refused: 0 };
+    let none = Drained {
+        kept: 0,
+        refused: 0,
+    };
     assert_eq!(left, none, "seed {seed}: {:?}", vfs.status());
     settle(&bench).await;
     let mut want = Vec::new();
@@ -566,6 +569,44 @@ async fn a_rename_of_what_was_just_written_is_sent_from_the_spool() {
     assert_eq!(bench.store.paths(), ["final"]);
     assert_eq!(bench.store.content("final").unwrap(), "content");
     assert_eq!(bench.store.count("read"), 0);
+}
+
+#[tokio::test]
+async fn a_rename_while_a_part_is_rewritten_keeps_the_rest() {
+    let bench = bench().await;
+    bench.store.plant("f", b"0123456789");
+    let ino = walk(&bench.vfs, "f").await.unwrap();
+    let open = bench.vfs.open(ino, WRITE).await.unwrap();
+    bench.vfs.write(open.fh, 3, b"abc").unwrap();
+    bench.vfs.rename(ROOT, "f", ROOT, "g", false).await.unwrap();
+    assert!(
+        bench.store.paths().is_empty(),
+        "half a version is not published under any name"
+    );
+    close(&bench.vfs, open.fh).await.unwrap();
+    assert_eq!(bench.store.content("g").unwrap(), "012abc6789");
+    assert_eq!(bench.store.paths(), ["g"]);
+}
+
+#[tokio::test]
+async fn a_file_never_sent_that_took_a_name_takes_it_along_when_it_goes() {
+    for gone in [true, false] {
+        let bench = bench().await;
+        bench.store.plant("f", b"old");
+        let (_, open) = bench.vfs.create(ROOT, "new", 0o644, TRUNC).await.unwrap();
+        bench
+            .vfs
+            .rename(ROOT, "new", ROOT, "f", false)
+            .await
+            .unwrap();
+        if gone {
+            bench.vfs.unlink(ROOT, "f").await.unwrap();
+        } else {
+            bench.vfs.rename(ROOT, "f", ROOT, "g", false).await.unwrap();
+        }
+        assert!(bench.store.content("f").is_none());
+        close(&bench.vfs, open.fh).await.unwrap();
+    }
 }
 
 #[tokio::test]

@@ -128,6 +128,24 @@ impl Content {
         Ok(out.freeze())
     }
 
+    /// Whether bytes of a version on the store are still part of it.
+    pub(super) fn needs_entry(&self) -> bool {
+        match &self.lower {
+            Lower::Nothing => false,
+            Lower::Entry(_) => !self.layer.missing().is_empty(),
+            Lower::Content(lower) => lower.needs_entry(),
+        }
+    }
+
+    /// Puts `whole`, the same bytes in the spool, in the place of the version on the store below.
+    pub(super) fn rest_on(&mut self, whole: &Arc<Content>) {
+        match &mut self.lower {
+            Lower::Nothing => {}
+            lower @ Lower::Entry(_) => *lower = Lower::Content(whole.clone()),
+            Lower::Content(lower) => Arc::make_mut(lower).rest_on(whole),
+        }
+    }
+
     fn homes(&self, range: Range<u64>, out: &mut Vec<(Range<u64>, Home)>) {
         for (piece, from) in self.layer.pieces(range) {
             match (from, &self.lower) {

@@ -30,7 +30,7 @@ use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::{Instant, SystemTime};
-use tokio::sync::oneshot;
+use tokio::sync::{Notify, oneshot};
 use upload::Progress;
 
 /// What all writers of a mount share.
@@ -92,6 +92,8 @@ pub struct Writer {
     ino: u64,
     context: Arc<Context>,
     inner: Mutex<Inner>,
+    /// An upload ended, or was sent on elsewhere.
+    landed: Notify,
 }
 
 #[derive(Debug)]
@@ -134,6 +136,7 @@ impl Writer {
             ino,
             context,
             inner: Mutex::new(inner),
+            landed: Notify::new(),
         })
     }
 
@@ -153,15 +156,30 @@ impl Writer {
         self.lock().session.tell().map_or(Ok(()), Err)
     }
 
-    /// Brings the store's bytes into the spool, so that they outlive their name.
-    pub async fn hold(&self) -> Result<()> {
-        let base = self.lock().base.clone();
+    /// Brings the store's bytes that are still needed into the spool, so that they outlive their name;
+    /// at most `limit` of them.
+    pub async fn hold(&self, limit: u64) -> Result<()> {
+        let base = {
+            let inner = self.lock();
+            let needed = inner.newest().is_none_or(Content::needs_entry);
+            inner
+                .base
+                .clone()
+                .filter(|base| needed && base.size <= limit)
+        };
         let Some(base) = base else { return Ok(()) };
         let over = Content::over(Lower::Entry(base), &self.context.spool, None)?;
-        let whole = over.complete(&self.context.cache).await?;
+        let whole = Arc::new(over.complete(&self.context.cache).await?);
         let mut inner = self.lock();
         if inner.newest().is_none() {
-            inner.frozen = Some(Arc::new(whole));
+            inner.frozen = Some(whole);
+            return Ok(());
+        }
+        if let Some(top) = &mut inner.top {
+            top.rest_on(&whole);
+        }
+        if let Some(frozen) = &mut inner.frozen {
+            Arc::make_mut(frozen).rest_on(&whole);
         }
         Ok(())
     }
@@ -319,15 +337,47 @@ impl Writer {
         Ok(answer)
     }
 
-    /// The name was removed: an upload is given up, or its result removed.
+    /// The name was removed: nothing is answered for any more, an upload is given up. Until
+    /// [`Writer::landed`] it may still be committed.
     pub fn unlinked(self: &Arc<Self>) {
         self.step(Event::Unlinked);
     }
 
-    /// The next version goes elsewhere; an upload under way is sent there.
-    pub fn retarget(self: &Arc<Self>, change: impl FnOnce(&mut Target)) {
+    /// Whether the name was removed.
+    #[must_use]
+    pub fn is_gone(&self) -> bool {
+        self.lock().session.is_gone()
+    }
+
+    /// Waits until nothing is on its way; returns what the store has then.
+    pub async fn landed(&self) -> Option<Entry> {
+        self.until(|inner| inner.session.flight() == Flight::Idle)
+            .await;
+        let inner = self.lock();
+        inner
+            .target
+            .replaces
+            .clone()
+            .or(inner.base.as_deref().cloned())
+    }
+
+    /// The next version goes elsewhere; an upload under way is sent there. Returns, once that is known,
+    /// what was committed under the old name all the same: the caller removes it.
+    pub async fn retarget(self: &Arc<Self>, change: impl FnOnce(&mut Target)) -> Vec<Entry> {
         change(&mut self.lock().target);
         self.step(Event::Moved);
+        self.until(|inner| !inner.session.is_moving()).await;
+        std::mem::take(&mut self.lock().strays)
+    }
+
+    async fn until(&self, is: impl Fn(&Inner) -> bool) {
+        loop {
+            let landed = self.landed.notified();
+            if is(&self.lock()) {
+                return;
+            }
+            landed.await;
+        }
     }
 
     /// Where the next version goes.
@@ -366,6 +416,7 @@ impl Writer {
     }
 
     fn perform(self: &Arc<Self>, actions: Vec<Action<Waiter>>) {
+        self.landed.notify_waiters();
         let owner = self.context.owner.upgrade();
         for action in actions {
             match action {
@@ -386,11 +437,6 @@ impl Writer {
                     self.discard();
                     if let Some(owner) = &owner {
                         owner.dropped(self.ino);
-                    }
-                }
-                Action::Remove => {
-                    if let Some(entry) = self.lock().base.clone() {
-                        self.spawn_remove((*entry).clone());
                     }
                 }
             }
@@ -493,7 +539,7 @@ impl Writer {
     /// The store has `entry`. Ends the flight, unless attributes were set meanwhile: then these are
     /// returned and have to be set first.
     fn sent(self: &Arc<Self>, entry: &Entry, new: &New, started: Instant) -> Option<Attrs> {
-        let (later, strays, here, path) = {
+        let (later, here, path) = {
             let mut inner = self.lock();
             let here = inner.target.place == new.place && !inner.session.is_gone();
             let last = inner.session.top() == Top::Same;
@@ -502,22 +548,17 @@ impl Writer {
             }
             inner.progress = None;
             inner.base = Some(Arc::new(entry.clone()));
-            let mut strays = Vec::new();
             if here {
                 inner.target.replaces = Some(entry.clone());
                 inner.target.exclusive = false;
-                strays = std::mem::take(&mut inner.strays);
             } else if !inner.session.is_gone() {
                 inner.strays.push(entry.clone());
             }
             let path = inner.target.path.clone();
-            (self.decide(&mut inner, Event::Sent), strays, here, path)
+            (self.decide(&mut inner, Event::Sent), here, path)
         };
         let context = &self.context;
         context.sent_bytes.fetch_add(entry.size, Ordering::Relaxed);
-        for stray in strays {
-            self.spawn_remove(stray);
-        }
         if here {
             context.committed_files.fetch_add(1, Ordering::Relaxed);
             let (size, seconds) = (entry.size, started.elapsed().as_secs_f64());
@@ -539,18 +580,6 @@ impl Writer {
             owner.failed(self.ino, &error);
         }
         self.step(Event::Broke(error));
-    }
-
-    /// Removes what was committed under a name that the file no longer has.
-    fn spawn_remove(&self, entry: Entry) {
-        let store = self.context.store.clone();
-        self.context.rt.spawn(async move {
-            match store.remove(&entry).await {
-                Ok(()) => {}
-                Err(error) if error.kind == Kind::NotFound => {}
-                Err(error) => log::warn!("an old name could not be removed: {error}"),
-            }
-        });
     }
 }
 

@@ -100,8 +100,6 @@ pub(super) enum Action<W> {
     Rest,
     /// The name is gone and nobody has it open: drop the bytes.
     Drop,
-    /// It was committed after its name was removed: remove it from the store.
-    Remove,
 }
 
 /// One file's write session.
@@ -163,6 +161,12 @@ impl<W> Session<W> {
     #[must_use]
     pub(super) fn is_gone(&self) -> bool {
         self.gone
+    }
+
+    /// Whether an upload is still to be sent elsewhere: it is not known yet which name it landed under.
+    #[must_use]
+    pub(super) fn is_moving(&self) -> bool {
+        self.moved
     }
 
     /// Whether nothing is written, on its way or failed: what is here is what the store has.
@@ -285,10 +289,9 @@ impl<W> Session<W> {
 
     fn on_sent(&mut self) -> Vec<Action<W>> {
         if self.gone {
+            // Whoever removed the name waits for this, and removes it from the store.
             self.flight = Flight::Idle;
-            let mut actions = vec![Action::Remove];
-            actions.extend(self.rest());
-            return actions;
+            return self.rest();
         }
         if self.moved {
             // Committed under the old name: once more under the new one; the executor removes the old.
@@ -376,7 +379,6 @@ mod tests {
                 Action::Keep(error) => format!("keep({:?})", error.kind),
                 Action::Rest => "rest".into(),
                 Action::Drop => "drop".into(),
-                Action::Remove => "remove".into(),
             })
             .collect();
         words.join(" ")
@@ -558,9 +560,9 @@ mod tests {
     }
 
     #[test]
-    fn a_commit_that_won_against_an_unlink_is_removed() {
+    fn a_commit_that_won_against_an_unlink_ends_the_flight() {
         let said = run(vec![Opened, Wrote, Released, Sealed, Unlinked, Sent]);
-        assert_eq!(said, ["", "", "seal", "send", "cancel", "remove drop"]);
+        assert_eq!(said, ["", "", "seal", "send", "cancel", "drop"]);
     }
 
     #[test]
