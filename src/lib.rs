@@ -6,5 +6,6 @@
 pub mod error;
 pub mod fuse;
 pub mod http;
+pub mod serve;
 pub mod store;
 pub mod vfs;

@@ -1,0 +1,79 @@
+//! A link of limited speed: one bucket per direction, shared by all connections.
+//!
+//! It works by debt: bytes are taken after they have moved, and whoever took them waits until the
+//! link would have carried them. It knows nothing of sockets.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// What may go at once after a silence; more than the granularity of tokio's timer (1 ms), so that
+/// a coarse timer does not cost speed.
+const BURST: Duration = Duration::from_millis(5);
+
+/// One direction of the link.
+#[derive(Debug)]
+pub(super) struct Bucket {
+    rate: u64,
+    /// When the link is free again.
+    free: Mutex<Instant>,
+}
+
+impl Bucket {
+    /// A link of `rate` bytes per second, at least 1.
+    pub(super) fn new(rate: u64) -> Bucket {
+        Bucket {
+            rate: rate.max(1),
+            free: Mutex::new(Instant::now()),
+        }
+    }
+
+    /// Takes `bytes`: the time at which the link will have carried them.
+    pub(super) fn take(&self, bytes: usize) -> Instant {
+        let took = Duration::from_secs_f64(bytes as f64 / self.rate as f64);
+        let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
+        let start = match Instant::now().checked_sub(BURST) {
+            Some(earliest) => earliest.max(*free),
+            None => *free,
+        };
+        *free = start + took;
+        *free
+    }
+
+    /// Bytes per second.
+    pub(super) fn rate(&self) -> u64 {
+        self.rate
+    }
+
+    /// How much to move in one go, in bytes: about 5 ms, so that connections take turns.
+    pub(super) fn quantum(&self) -> usize {
+        (self.rate / 200).clamp(4 * 1024, 256 * 1024) as usize
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_second_of_bytes_takes_a_second_whoever_takes_them() {
+        let link = Bucket::new(1_000_000);
+        let begin = Instant::now();
+        let mut free = begin;
+        for _ in 0..100 {
+            free = link.take(10_000);
+        }
+        let took = free - begin;
+        assert!(
+            took > Duration::from_millis(990) && took <= Duration::from_secs(1),
+            "{took:?}"
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_silence_is_not_saved_up() {
+        let link = Bucket::new(1_000_000);
+        tokio::time::advance(Duration::from_secs(60)).await;
+        assert!(link.take(1_000_000) - Instant::now() > Duration::from_millis(990));
+    }
+}
