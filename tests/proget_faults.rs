@@ -155,7 +155,9 @@ async fn each_refusal_has_its_meaning() {
         let fired = at.server.faults().fired()[0];
         assert!(fired > 0, "{what:?} {status}");
         if matches!(status, 401 | 403) {
-            assert_eq!(fired, 1, "{what:?} {status} is not tried again");
+            // Two parts are under way together.
+            let most = if matches!(what, Parts) { 2 } else { 1 };
+            assert!(fired <= most, "{what:?} {status} is not tried again");
         }
         at.server.faults().set(vec![]).unwrap();
         assert_eq!(
