@@ -1,5 +1,6 @@
 //! What every store must do, whatever its service: one suite of functions over `Arc<dyn Store>`, run
 //! against each embedded server.
+#![allow(clippy::unwrap_used)]
 
 mod common;
 

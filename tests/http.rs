@@ -1,4 +1,5 @@
 //! The HTTP client against small servers that misbehave.
+#![allow(clippy::unwrap_used)]
 
 use assetfs::error::{Error, Kind, Result};
 use assetfs::http::{Answer, Body, Client, Method, Settings, Url};

@@ -1,5 +1,6 @@
 //! ProGet where things go wrong: what each refusal means (spec, section 16), and how uploads find
 //! their way round what a server or proxy does not take (sections 7 and 8).
+#![allow(clippy::unwrap_used)]
 
 mod common;
 

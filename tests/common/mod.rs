@@ -1,6 +1,11 @@
 //! What tests of stores share: bytes as a source, a sink that collects, and an upload as the engine
 //! makes it.
-#![allow(dead_code, unreachable_pub, missing_debug_implementations)]
+#![allow(
+    clippy::unwrap_used,
+    dead_code,
+    unreachable_pub,
+    missing_debug_implementations
+)]
 
 use assetfs::error::{Kind, Result};
 use assetfs::store::{
