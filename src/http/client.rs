@@ -235,7 +235,8 @@ impl<'a> Request<'a> {
 
     /// Sends it and waits for the head of the answer, whatever its status.
     ///
-    /// Errors are those of the transport (`Unreachable`, `Timeout`, `Broken`) or the source's own.
+    /// Errors are those of the transport or the source's own. `Unreachable`: there was no connection, the
+    /// request surely has done nothing; `Timeout`, `Broken`: it may have been carried out.
     pub async fn send(self) -> Result<Answer> {
         let Request {
             client,
@@ -334,6 +335,9 @@ pub(super) fn stall_error(op: &'static str, limit: Duration) -> Error {
 }
 
 /// A failure of the transport. Its text never holds an address with query or userinfo.
+///
+/// `Unreachable` means that there was no connection, so that the request surely has done nothing; once
+/// it was on its way, a failure is `Broken` or `Timeout`.
 pub(super) fn transport(op: &'static str, error: reqwest::Error) -> Error {
     let kind = if error.is_builder() || error.is_redirect() {
         Kind::Invalid
@@ -341,26 +345,10 @@ pub(super) fn transport(op: &'static str, error: reqwest::Error) -> Error {
         Kind::Unreachable
     } else if error.is_timeout() {
         Kind::Timeout
-    } else if io_kind(&error).is_some_and(|k| {
-        use std::io::ErrorKind as K;
-        matches!(k, K::ConnectionReset | K::ConnectionAborted | K::BrokenPipe)
-    }) {
-        Kind::Unreachable
     } else {
         Kind::Broken
     };
     Error::new(kind, op).because(Cause(cause_of(error)))
-}
-
-fn io_kind(error: &reqwest::Error) -> Option<std::io::ErrorKind> {
-    let mut next = std::error::Error::source(error);
-    while let Some(e) = next {
-        if let Some(io) = e.downcast_ref::<std::io::Error>() {
-            return Some(io.kind());
-        }
-        next = e.source();
-    }
-    None
 }
 
 /// What lies below, from the top down, without the address.

@@ -339,7 +339,6 @@ impl Store for ProGet {
             }
             _ => return Err(Error::new(ErrorKind::NotFound, OP).at(path)),
         }
-        self.uploads.doubt(OP, path);
         let mut answer = self
             .send(&self.ask(Method::DELETE, "content", path, "", OP)?)
             .await;
@@ -366,7 +365,6 @@ impl Store for ProGet {
             Look::Is(_) => return Err(Error::new(ErrorKind::Exists, OP).at(path)),
             Look::Other(entry) => return Err(taken_by(&entry, OP).at(path)),
         }
-        self.uploads.doubt(OP, &path);
         let done = self.mkdir_now(&path, OP).await;
         self.uploads.settle(OP, &path, &done);
         done
@@ -391,7 +389,6 @@ impl Store for ProGet {
         if !self.items(path, OP).await?.entries.is_empty() {
             return Err(Error::new(ErrorKind::NotEmpty, OP).at(path));
         }
-        self.uploads.doubt(OP, path);
         let mut ask = self.ask(Method::POST, "delete", path, "?recursive=false", OP)?;
         ask.body = Body::Empty;
         let answer = self.send(&ask).await;

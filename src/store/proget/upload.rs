@@ -33,6 +33,7 @@ pub(super) struct Memory {
     whole: Mutex<HashSet<String>>,
     /// Paths at which an empty file of ours stands in for the upload.
     placeholders: Mutex<HashSet<String>>,
+    placing: tokio::sync::Mutex<()>,
     /// Writes whose outcome is unknown: the next try may meet its own success.
     doubts: Mutex<HashSet<String>>,
 }
@@ -55,6 +56,7 @@ impl Memory {
             under_way: Mutex::default(),
             whole: Mutex::default(),
             placeholders: Mutex::default(),
+            placing: tokio::sync::Mutex::default(),
             doubts: Mutex::default(),
         }
     }
@@ -82,10 +84,6 @@ impl Memory {
         true
     }
 
-    pub(super) fn doubt(&self, op: &str, path: &str) {
-        lock(&self.doubts).insert(format!("{op} {path}"));
-    }
-
     pub(super) fn doubtful(&self, op: &str, path: &str) -> bool {
         lock(&self.doubts).contains(&format!("{op} {path}"))
     }
@@ -94,10 +92,14 @@ impl Memory {
         lock(&self.doubts).remove(&format!("{op} {path}"));
     }
 
-    /// The doubt stays only while the outcome is unknown.
+    /// Remembers whether the outcome is unknown: the request may have reached the server, and looking
+    /// did not help.
     pub(super) fn settle<T>(&self, op: &str, path: &str, done: &Result<T>) {
-        if !done.as_ref().is_err_and(|e| e.kind.worth_another_try()) {
-            self.settled(op, path);
+        match done {
+            Err(e) if matches!(e.kind, ErrorKind::Broken | ErrorKind::Timeout) => {
+                lock(&self.doubts).insert(format!("{op} {path}"));
+            }
+            _ => self.settled(op, path),
         }
     }
 }
@@ -150,7 +152,6 @@ impl ProGet {
         // Create-only guards O_EXCL, and other spellings of the name where case may fold.
         let create = new.exclusive || (new.replaces.is_none() && self.config.case_fold);
         let doubt = new.exclusive && self.uploads.doubtful(OP, &path);
-        self.uploads.doubt(OP, &path);
         let done = match self.send_whole(new, source, &path, create, doubt).await {
             Err(error) if error.kind == ErrorKind::Restart => self.in_parts(new, source).await,
             done => done,
@@ -400,16 +401,23 @@ impl ProGet {
     /// (section 8). False if there is a file already.
     async fn make_placeholder(&self, new: &New, path: &str) -> Result<bool> {
         const OP: &str = "make an empty file";
+        // One at a time: parts that are refused together need one file.
+        let _turn = self.uploads.placing.lock().await;
+        if lock(&self.uploads.placeholders).contains(path) {
+            return Ok(true);
+        }
         if new.replaces.is_some() || !matches!(self.look(path, OP).await?, Look::Absent) {
             return Ok(false);
         }
         let mut ask = self.ask(Method::PUT, "content", path, "", OP)?;
         ask.content_type = Some(content_type(new));
         ask.body = Body::Empty;
+        // Remembered before it is sent: this task may be given up while the answer is on its way.
+        lock(&self.uploads.placeholders).insert(path.to_owned());
         let answer = self.send(&ask).await?;
         let made = answer.is_success();
-        if made {
-            lock(&self.uploads.placeholders).insert(path.to_owned());
+        if !made {
+            lock(&self.uploads.placeholders).remove(path);
         }
         answer.drain().await;
         Ok(made)
