@@ -3,7 +3,6 @@
 
 use super::fake::Fake;
 use super::*;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 
