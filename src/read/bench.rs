@@ -60,11 +60,14 @@ async fn speed() {
             let fake = Fake::linked(65_536, rate, Duration::from_millis(rtt_ms));
             let size = (rate * 4).clamp(8 * M, 256 * M);
             let cache = Cache::new(fake.clone(), Handle::current(), 256 * M, 8, STALL);
+            let open: Vec<_> = (0..readers)
+                .map(|i| fake.file(&i.to_string(), "1", size / readers))
+                .map(|file| Reader::new(cache.clone(), file))
+                .collect();
             let begun = Instant::now();
-            let tasks: Vec<_> = (0..readers)
-                .map(|i| {
-                    let file = fake.file(&i.to_string(), "1", size / readers);
-                    let reader = Reader::new(cache.clone(), file);
+            let tasks: Vec<_> = open
+                .into_iter()
+                .map(|reader| {
                     tokio::spawn(async move { pass(&reader, 0, size / readers, 128 * 1024).await })
                 })
                 .collect();

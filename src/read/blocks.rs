@@ -5,8 +5,8 @@
 //!
 //! Every block in the map is paid from the budget from the moment its flight begins until it is
 //! evicted, or until its flight ends without it. Blocks that a sequential reader has passed (*spent*)
-//! leave first, the others (*kept*) by age; kept ones leave first while they hold more than three
-//! quarters, so that readers in lockstep find a spent block long enough.
+//! leave first, the others (*kept*) by age; but a quarter of the budget is left to spent ones, so that
+//! readers some way apart share them.
 
 use super::meter::Meter;
 use super::{BLOCK, block_range};
@@ -334,7 +334,8 @@ impl Blocks {
     }
 
     fn evict_one(&mut self) {
-        let from = if self.kept > self.budget / 4 * 3 {
+        let spent = self.ready - self.kept;
+        let from = if spent < self.budget / 4 {
             Class::Kept
         } else {
             Class::Spent

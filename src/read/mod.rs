@@ -21,6 +21,8 @@ mod bench;
 #[cfg(test)]
 mod fake;
 #[cfg(test)]
+mod storm;
+#[cfg(test)]
 mod tests;
 
 pub use cache::Cache;

@@ -93,7 +93,7 @@ impl Window {
                 self.advance(range.end);
                 self.run += length;
                 if self.size == 0 && self.run >= BLOCK {
-                    self.size = up((2 * length).max(self.was), BLOCK);
+                    self.size = up((4 * length).max(self.was), BLOCK);
                     self.was = 0;
                     self.sent = asked;
                 }
@@ -142,9 +142,9 @@ impl Window {
     }
 
     /// A read had to wait: an open window is too small for this reader and this link. It never opens
-    /// wider than twice what was read, so that the head of a file costs no more than thrice its bytes.
+    /// wider than four times what was read, which bounds what is wasted on who stops early.
     pub(super) fn waited(&mut self) {
-        self.size = (self.size * 2).min((2 * self.run).max(self.size));
+        self.size = (self.size * 2).min((4 * self.run).max(self.size));
     }
 
     fn jump(&mut self, range: &Range<u64>) {
@@ -279,7 +279,7 @@ mod tests {
             stream(&mut window, i * 128 * K, 1, true);
             sizes.push(window.size / K);
         }
-        assert_eq!(sizes[..6], [0, 512, 768, 1024, 1280, 1536]);
+        assert_eq!(sizes[..6], [0, 1024, 1536, 2048, 2560, 3072]);
         let size = window.size;
         stream(&mut window, 10 * 128 * K, 50, false);
         assert_eq!(window.size, size);
@@ -333,7 +333,7 @@ mod tests {
             stream(&mut window, (900 - 20 * i) * M, 1, true);
         }
         stream(&mut window, (900 - 20 * 19) * M + 128 * K, 1, false);
-        assert_eq!(window.size, 256 * K);
+        assert_eq!(window.size, 512 * K);
     }
 
     #[test]
