@@ -7,9 +7,9 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// What may go at once after a silence; more than the granularity of tokio's timer (1 ms), so that
-/// a coarse timer does not cost speed.
-const BURST: Duration = Duration::from_millis(5);
+/// What may go at once after a silence; more than a timer on a busy machine is late, so that
+/// lateness does not cost speed.
+const BURST: Duration = Duration::from_millis(20);
 
 /// One direction of the link.
 #[derive(Debug)]
@@ -62,7 +62,7 @@ mod tests {
         let frees: Vec<_> = (0..100).map(|_| link.take(10_000, begin)).collect();
         let took = frees[99] - begin;
         assert!(
-            took > Duration::from_millis(990) && took <= Duration::from_secs(1),
+            took > Duration::from_millis(975) && took <= Duration::from_secs(1),
             "{took:?}"
         );
         assert!(frees.is_sorted());
@@ -72,6 +72,6 @@ mod tests {
     fn a_silence_is_not_saved_up() {
         let link = Bucket::new(1_000_000);
         let later = Instant::now() + Duration::from_secs(60);
-        assert!(link.take(1_000_000, later) - later > Duration::from_millis(990));
+        assert!(link.take(1_000_000, later) - later > Duration::from_millis(975));
     }
 }
