@@ -29,7 +29,7 @@ async fn a_restart_keeps_files_and_metadata_and_forgets_half_uploads() {
             .count(),
         1
     );
-    // As after kill -9: a staged file that nobody removed, a record cut in the middle.
+    // As after kill -9: a staged file that nobody removed.
     std::fs::write(b.disk(".assetfs-serve/staging/left"), "x").unwrap();
     let b = b.restart().await;
     assert_eq!(
