@@ -275,8 +275,16 @@ async fn a_part_refused_in_parallel_makes_the_next_upload_sequential() {
     let at = started().await;
     let content = bytes(4 * PART as usize, 3);
     let new = new(&"".into(), "big", &content);
+    // The first part is still under way when the second is refused.
+    let stall = Rule::new(Action::Stall {
+        after: None,
+        seconds: None,
+    });
     let refused = Rule::answer(400).query("index=1&").times(1);
-    at.server.faults().set(vec![refused]).unwrap();
+    at.server
+        .faults()
+        .set(vec![stall.query("index=0&").times(1), refused])
+        .unwrap();
     let entry = common::store(&at.store, &new, &content).await.unwrap();
     assert!(read_all(&at.store, &entry).await.unwrap() == content);
     let up = at.store.start(&new).await.unwrap();
