@@ -61,7 +61,7 @@ impl Spool {
                 dirs.push((path, lock));
             }
         }
-        dirs.sort();
+        dirs.sort_by(|(a, _), (b, _)| a.cmp(b));
         if dirs.is_empty() {
             let path = root.join(uuid::Uuid::new_v4().simple().to_string());
             make_dir(&path).map_err(failed)?;
@@ -90,7 +90,8 @@ impl Spool {
     fn scan(self: &Arc<Self>, dir: &Path, found: &mut Found) -> std::io::Result<()> {
         for row in std::fs::read_dir(dir)? {
             let path = row?.path();
-            let number = path.file_stem().and_then(|s| s.to_str()).and_then(|s| s.parse().ok());
+            let stem = path.file_stem().and_then(|s| s.to_str());
+            let number: Option<u64> = stem.and_then(|s| s.parse().ok());
             if let Some(number) = number {
                 self.next.fetch_max(number + 1, Ordering::Relaxed);
             }
@@ -333,6 +334,11 @@ impl SpoolFile {
             return Ok(());
         }
         self.write_record(&Record::new(Class::Torn, target.clone()), false)
+    }
+
+    /// It stays on disk, whatever it is.
+    pub fn leave(&self) {
+        self.state().home = Home::Nowhere;
     }
 
     /// Nobody wants it any more: it leaves the disk when the last holder is gone, its name at once.
