@@ -35,7 +35,9 @@ impl Vfs {
     /// What closes of a path below the mountpoint answer for.
     pub(super) fn promise_for(&self, path: &str) -> Promise {
         let matches = self.commit_for.matches(path.trim_start_matches('/'));
-        let first = matches.first().and_then(|&at| self.options.commit_for.get(at));
+        let first = matches
+            .first()
+            .and_then(|&at| self.options.commit_for.get(at));
         first.map_or(self.options.commit, |(_, promise)| *promise)
     }
 
@@ -50,7 +52,10 @@ impl Vfs {
     /// Takes up what an earlier process left in the spool: sends what was promised, keeps the rest.
     pub async fn take_up(&self) -> TakenUp {
         let found = std::mem::take(&mut *lock(&self.found));
-        let mut taken = TakenUp { odd: found.odd, ..TakenUp::default() };
+        let mut taken = TakenUp {
+            odd: found.odd,
+            ..TakenUp::default()
+        };
         let mut files = found.files;
         // Of several versions promised for one place the last one counts.
         let mut newest = std::collections::HashMap::new();
@@ -72,7 +77,9 @@ impl Vfs {
                     Ok(true) => taken.sending += 1,
                     Ok(false) => taken.there += 1,
                     Err(error) => {
-                        taken.odd.push(format!("{}: {error}", file.path().display()));
+                        taken
+                            .odd
+                            .push(format!("{}: {error}", file.path().display()));
                         file.leave();
                     }
                 },
@@ -127,7 +134,10 @@ impl Vfs {
     /// The directory of a path below the mountpoint, made where it is missing, and the last name.
     async fn parent_of(&self, path: &str) -> Result<(u64, String)> {
         let mut names: Vec<&str> = path.split('/').filter(|name| !name.is_empty()).collect();
-        let last = names.pop().ok_or(Error::new(Kind::Invalid, "take up"))?.to_owned();
+        let last = names
+            .pop()
+            .ok_or(Error::new(Kind::Invalid, "take up"))?
+            .to_owned();
         let mut at = ROOT;
         for name in names {
             at = match self.find(at, name).await? {
@@ -161,7 +171,11 @@ impl Vfs {
     pub(super) async fn landed(&self) {
         loop {
             let changed = self.changed.notified();
-            if !self.writers().iter().any(|writer| writer.look().1.is_moving()) {
+            if !self
+                .writers()
+                .iter()
+                .any(|writer| writer.look().1.is_moving())
+            {
                 return;
             }
             changed.await;
@@ -176,7 +190,10 @@ impl Vfs {
             writer.set_deferred(false);
         }
         let _ = tokio::time::timeout(limit, self.landed()).await;
-        let mut drained = Drained { kept: 0, refused: 0 };
+        let mut drained = Drained {
+            kept: 0,
+            refused: 0,
+        };
         for writer in self.writers() {
             let (top, flight, last, _) = writer.look();
             if writer.owes() || flight.is_moving() {

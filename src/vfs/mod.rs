@@ -24,8 +24,8 @@ use crate::error::{Error, Kind, Result};
 use crate::read::Cache;
 use crate::store::{Attrs, Digests, Entry, Kind as EntryKind, Probe, Space, Store, Version};
 use crate::write::{self, Conflict, Found, Promise, Spool, Writer};
-use globset::{Glob, GlobSet, GlobSetBuilder};
 use files::Handle;
+use globset::{Glob, GlobSet, GlobSetBuilder};
 use std::collections::{HashMap, VecDeque};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -335,7 +335,8 @@ fn globs<'a>(globs: impl Iterator<Item = &'a Glob>) -> Result<GlobSet> {
     for glob in globs {
         set.add(glob.clone());
     }
-    set.build().map_err(|e| Error::new(Kind::Invalid, "read patterns").because(e))
+    set.build()
+        .map_err(|e| Error::new(Kind::Invalid, "read patterns").because(e))
 }
 
 fn file_status(tree: &Tree, node: &Node) -> Option<FileStatus> {
@@ -398,7 +399,9 @@ impl write::Owner for Vfs {
     fn diverted(&self, ino: u64, theirs: &Entry, other: &Entry) {
         let mut tree = self.tree();
         let now = Instant::now();
-        let Some(node) = tree.get_mut(ino) else { return };
+        let Some(node) = tree.get_mut(ino) else {
+            return;
+        };
         let parent = node.parent;
         (node.checked, node.changed) = (now, Some(now));
         (node.attrs, node.written, node.ctime) = (theirs.attrs.clone(), None, None);

@@ -6,7 +6,7 @@ use super::tree::ROOT;
 use super::{Vfs, lock};
 use crate::error::{Error, Kind, Result};
 use crate::store::{Entry, Kind as EntryKind, Place};
-use crate::write::Target;
+use crate::write::{self, Target};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -113,7 +113,12 @@ impl Vfs {
         let (parent, entry, writer, kind) = {
             let tree = self.tree();
             let node = tree.get(ino).ok_or_else(missing)?;
-            (node.parent, node.entry.clone(), node.writer.clone(), node.kind)
+            (
+                node.parent,
+                node.entry.clone(),
+                node.writer.clone(),
+                node.kind,
+            )
         };
         let unsettled = writer.as_ref().is_some_and(|writer| !writer.is_settled());
         if let Some(entry) = entry
@@ -139,7 +144,8 @@ impl Vfs {
         let deferred = self.is_deferred(new_name);
         self.take_name(ino, new_parent, new_name);
         let change = |target: &mut Target| redirect(target, place, over_entry, replaced, new_name);
-        self.within_name_timeout("rename", writer.retarget(change)).await?;
+        self.within_name_timeout("rename", writer.retarget(change))
+            .await?;
         // With a write or an upload under way, that commit is the copy. Else it is made now: from the
         // spool if the bytes are there, or by way of it.
         let open = writer.is_open();
@@ -160,6 +166,21 @@ impl Vfs {
                 Ok(())
             }
         }
+    }
+
+    /// Removes what is under the old names of an open file now, because their directory goes; the bytes
+    /// of it that are still needed are fetched before.
+    async fn vacate(&self, ino: u64) -> Result<()> {
+        let writer = self.tree().get(ino).and_then(|node| node.writer.clone());
+        let Some(writer) = writer.filter(|writer| !writer.target().removes.is_empty()) else {
+            return Ok(());
+        };
+        writer.hold(u64::MAX).await?;
+        for (place, stray) in writer.take_removes() {
+            write::remove_stray(&*self.store, &place, &stray).await?;
+        }
+        self.tree().lay(ino);
+        Ok(())
     }
 
     async fn rename_symlink(
@@ -294,6 +315,7 @@ impl Vfs {
                     EntryKind::Dir => self.move_dir(child, false, new, &name).await?,
                     EntryKind::File | EntryKind::Symlink => {
                         self.rename_file(child, None, new, &name).await?;
+                        self.vacate(child).await?;
                     }
                 }
             }
@@ -341,7 +363,10 @@ fn redirect(
     }
     target.removes.extend(replaced);
     // Back under a name that it had: what is there is replaced, not removed.
-    let back = target.removes.iter().position(|(there, _)| *there == target.place);
+    let back = target
+        .removes
+        .iter()
+        .position(|(there, _)| *there == target.place);
     let back = back.map(|at| target.removes.swap_remove(at).1);
     target.replaces = over.or(back);
     target.looked = Some(Instant::now());

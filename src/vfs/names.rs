@@ -395,12 +395,17 @@ impl Vfs {
         }
         let (place, entry, writer) = {
             let tree = self.tree();
-            let Some(node) = tree.get(ino) else { return Vec::new() };
+            let Some(node) = tree.get(ino) else {
+                return Vec::new();
+            };
             let place = tree.place(node.parent, &node.name);
             (place, node.entry.clone(), node.writer.clone())
         };
         match writer {
-            None => place.into_iter().zip(entry.map(|entry| (*entry).clone())).collect(),
+            None => place
+                .into_iter()
+                .zip(entry.map(|entry| (*entry).clone()))
+                .collect(),
             Some(writer) => {
                 writer.unlinked();
                 writer.landed().await
@@ -412,7 +417,8 @@ impl Vfs {
     async fn remove_all(&self, ino: u64) -> Result<()> {
         let here = {
             let tree = self.tree();
-            tree.get(ino).and_then(|node| tree.place(node.parent, &node.name))
+            tree.get(ino)
+                .and_then(|node| tree.place(node.parent, &node.name))
         };
         for (place, entry) in self.give_up(ino).await {
             if Some(&place) != here.as_ref() {

@@ -101,7 +101,11 @@ struct Ghost {
 
 impl Tree {
     pub(super) fn new(root: Entry, ttl: Ttl) -> Self {
-        let mut tree = Tree { nodes: HashMap::new(), ttl, ghosts: Vec::new() };
+        let mut tree = Tree {
+            nodes: HashMap::new(),
+            ttl,
+            ghosts: Vec::new(),
+        };
         tree.add(ROOT, ROOT, String::new(), Kind::Dir, Some(root));
         tree
     }
@@ -302,7 +306,10 @@ impl Tree {
     /// What the store still has under a name that is gone here.
     pub(super) fn ghost(&self, parent: u64, name: &str) -> Option<Entry> {
         let here = |ghost: &&Ghost| ghost.parent == parent && ghost.entry.name == name;
-        self.ghosts.iter().rfind(here).map(|ghost| ghost.entry.clone())
+        self.ghosts
+            .iter()
+            .rfind(here)
+            .map(|ghost| ghost.entry.clone())
     }
 
     /// The commit of `by` has removed what it had to.
@@ -314,7 +321,10 @@ impl Tree {
     /// a new inode while the old one is open, because the kernel's pages belong to the inode.
     pub(super) fn apply(&mut self, parent: u64, entry: Entry, asked: Instant) -> Option<u64> {
         let name = entry.name.clone();
-        if self.ghost(parent, &name).is_some_and(|ghost| ghost.version == entry.version) {
+        if self
+            .ghost(parent, &name)
+            .is_some_and(|ghost| ghost.version == entry.version)
+        {
             return self.child(parent, &name);
         }
         Some(self.apply_seen(parent, entry, asked))
@@ -470,7 +480,10 @@ mod tests {
     fn a_foreign_version_gets_a_new_inode_only_while_the_old_one_is_open() {
         let mut tree = tree();
         let a = tree.apply(ROOT, entry("a", "1"), Instant::now()).unwrap();
-        assert_eq!(tree.apply(ROOT, entry("a", "2"), Instant::now()).unwrap(), a);
+        assert_eq!(
+            tree.apply(ROOT, entry("a", "2"), Instant::now()).unwrap(),
+            a
+        );
         tree.get_mut(a).unwrap().handles = 1;
         let b = tree.apply(ROOT, entry("a", "3"), Instant::now()).unwrap();
         assert_ne!(a, b);

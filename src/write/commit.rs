@@ -146,7 +146,9 @@ impl Writer {
     }
 
     fn spawn_persist(self: &Arc<Self>, inner: &Inner) {
-        let Some(frozen) = inner.frozen.clone() else { return };
+        let Some(frozen) = inner.frozen.clone() else {
+            return;
+        };
         let record = inner.record(Class::Acknowledged);
         let (writer, file) = (self.clone(), frozen.file.clone());
         self.context.rt.spawn(async move {
@@ -164,7 +166,9 @@ impl Writer {
     }
 
     fn spawn_later(self: &Arc<Self>, inner: &mut Inner, error: &Error) {
-        let doubled = FIRST_WAIT.saturating_mul(1 << inner.failures.min(10)).min(LONGEST_WAIT);
+        let doubled = FIRST_WAIT
+            .saturating_mul(1 << inner.failures.min(10))
+            .min(LONGEST_WAIT);
         inner.failures += 1;
         let wait = error.retry_after.unwrap_or_default().max(doubled);
         let path = &inner.target.path;
@@ -225,7 +229,10 @@ impl Writer {
         let (content, mut target) = {
             let inner = self.lock();
             let content = inner.frozen.clone();
-            (content.ok_or(Error::new(Kind::Protocol, "send"))?, inner.target.clone())
+            (
+                content.ok_or(Error::new(Kind::Protocol, "send"))?,
+                inner.target.clone(),
+            )
         };
         let mut new = New {
             place: target.place.clone(),
@@ -252,7 +259,9 @@ impl Writer {
         }
         loop {
             for (place, stray) in std::mem::take(&mut target.removes) {
-                remove_stray(store, &place, &stray).await.map_err(|e| e.at(target.path.clone()))?;
+                remove_stray(store, &place, &stray)
+                    .await
+                    .map_err(|e| e.at(target.path.clone()))?;
             }
             match self.sent(&entry, &new, started) {
                 None => return Ok(()),
@@ -277,16 +286,25 @@ impl Writer {
         if now.kind == EntryKind::Dir {
             return Err(Error::new(Kind::IsDir, "commit"));
         }
-        let known = target.replaces.as_ref().is_some_and(|known| known.version == now.version);
+        let known = target
+            .replaces
+            .as_ref()
+            .is_some_and(|known| known.version == now.version);
         if now.size == new.size && new.digests.agree(&now.digests) == Some(true) {
             return Ok(Look::Ours(now));
         }
-        Ok(if known { Look::Clear } else { Look::Theirs(now) })
+        Ok(if known {
+            Look::Clear
+        } else {
+            Look::Theirs(now)
+        })
     }
 
     /// Decides about somebody else's version; returns it if ours goes beside it.
     fn settle(&self, look: Look, new: &mut New) -> Result<Option<Entry>> {
-        let Look::Theirs(theirs) = look else { return Ok(None) };
+        let Look::Theirs(theirs) = look else {
+            return Ok(None);
+        };
         let name = &new.place.name;
         if new.exclusive {
             return Err(Error::new(Kind::Exists, "commit").at(name.clone()));
@@ -307,7 +325,10 @@ impl Writer {
 
     fn diverted(self: &Arc<Self>, theirs: &Entry, other: &Entry) {
         let name = &other.name;
-        log::warn!("{}: changed by somebody else; ours is {name}", self.target().path);
+        log::warn!(
+            "{}: changed by somebody else; ours is {name}",
+            self.target().path
+        );
         if let Some(owner) = self.context.owner.upgrade() {
             owner.diverted(self.ino, theirs, other);
         }
@@ -346,7 +367,10 @@ impl Writer {
                 inner.target.exclusive = false;
                 inner.settle_debt();
             } else if !inner.session.is_gone() {
-                inner.target.removes.push((new.place.clone(), entry.clone()));
+                inner
+                    .target
+                    .removes
+                    .push((new.place.clone(), entry.clone()));
             }
             let path = inner.target.path.clone();
             (self.decide(&mut inner, Event::Sent), here, path)
@@ -428,7 +452,10 @@ fn changed(name: &str) -> Error {
 
 /// The name beside `name` for a version that lost a conflict: `NAME.conflict-HOST-TIME`, at most 255 bytes.
 fn beside(name: &str) -> String {
-    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let host = rustix::system::uname()
+        .nodename()
+        .to_string_lossy()
+        .into_owned();
     let now = jiff::Timestamp::try_from(SystemTime::now()).unwrap_or_default();
     let tail = format!(".conflict-{host}-{}", now.strftime("%Y%m%dT%H%M%S%3fZ"));
     let mut end = name.len().min(255usize.saturating_sub(tail.len()));

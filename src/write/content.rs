@@ -1,9 +1,9 @@
 //! One version's bytes: a layer in a spool file over what lies below it, read through, completed and
 //! digested.
 
+use super::Target;
 use super::digest::Running;
 use super::layer::{From, Layer};
-use super::Target;
 use super::record::Class;
 use super::spool::{Spool, SpoolFile};
 use crate::error::{Error, Kind, Result};
@@ -67,7 +67,12 @@ impl Content {
     pub(super) fn adopted(file: Arc<SpoolFile>, size: u64, algo: Option<Algo>) -> Self {
         let mut layer = Layer::over(0);
         layer.write(0..size);
-        Content { file, layer, lower: Lower::Nothing, hash: Running::new(algo) }
+        Content {
+            file,
+            layer,
+            lower: Lower::Nothing,
+            hash: Running::new(algo),
+        }
     }
 
     pub(super) fn write(&mut self, offset: u64, bytes: &[u8]) -> Result<()> {

@@ -187,7 +187,12 @@ impl Writer {
             parked: None,
             failures: 0,
         };
-        Arc::new(Writer { ino, context, inner: Mutex::new(inner), landed: Notify::new() })
+        Arc::new(Writer {
+            ino,
+            context,
+            inner: Mutex::new(inner),
+            landed: Notify::new(),
+        })
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -224,7 +229,10 @@ impl Writer {
     pub fn parked(&self) -> Option<(Instant, bool)> {
         let inner = self.lock();
         let parked = inner.session.flight() == Flight::Parked;
-        inner.parked.filter(|_| parked).map(|since| (since, inner.session.deferred))
+        inner
+            .parked
+            .filter(|_| parked)
+            .map(|since| (since, inner.session.deferred))
     }
 
     /// Whether something was promised that the store does not have yet.
@@ -249,7 +257,10 @@ impl Writer {
         let (base, target) = {
             let inner = self.lock();
             let needed = inner.newest().is_none_or(Content::needs_entry);
-            let base = inner.base.clone().filter(|base| needed && base.size <= limit);
+            let base = inner
+                .base
+                .clone()
+                .filter(|base| needed && base.size <= limit);
             (base, inner.target.clone())
         };
         let Some(base) = base else { return Ok(()) };
@@ -446,11 +457,18 @@ impl Writer {
 
     /// Waits until nothing is on its way; returns what the store has then, and where.
     pub async fn landed(&self) -> Vec<(Place, Entry)> {
-        self.until(|inner| !inner.session.flight().is_moving()).await;
+        self.until(|inner| !inner.session.flight().is_moving())
+            .await;
         let inner = self.lock();
-        let here = inner.target.replaces.clone().or(inner.base.as_deref().cloned());
+        let here = inner
+            .target
+            .replaces
+            .clone()
+            .or(inner.base.as_deref().cloned());
         let here = here.map(|entry| (inner.target.place.clone(), entry));
-        here.into_iter().chain(inner.target.removes.iter().cloned()).collect()
+        here.into_iter()
+            .chain(inner.target.removes.iter().cloned())
+            .collect()
     }
 
     /// The next version goes elsewhere; an upload under way is sent there, and what was committed under
@@ -462,10 +480,16 @@ impl Writer {
         self.until(|inner| !inner.session.is_moving()).await;
         let owed = {
             let inner = self.lock();
-            inner.owed.clone().map(|file| (file, inner.record(Class::Acknowledged)))
+            inner
+                .owed
+                .clone()
+                .map(|file| (file, inner.record(Class::Acknowledged)))
         };
-        let Some((file, record)) = owed else { return Ok(()) };
-        self.blocking("move", move || file.write_record(&record, true)).await
+        let Some((file, record)) = owed else {
+            return Ok(());
+        };
+        self.blocking("move", move || file.write_record(&record, true))
+            .await
     }
 
     /// Changes what the next commit removes.

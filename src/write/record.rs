@@ -4,8 +4,8 @@ use super::Target;
 use crate::store::{Digests, Receipt, Upload};
 use serde::{Deserialize, Serialize};
 
-/// The layout of [`Record`]; another number is not guessed at.
-pub const FORMAT: u32 = 1;
+/// The layout of a record; another number is not guessed at.
+pub(super) const FORMAT: u32 = 1;
 
 /// What was promised for the bytes of a spool file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -22,7 +22,7 @@ pub enum Class {
 /// What is written beside the bytes.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Record {
-    /// [`FORMAT`].
+    /// The layout's number, 1.
     pub format: u32,
     /// What was promised.
     pub class: Class,

@@ -297,7 +297,8 @@ impl<W> Session<W> {
             }
             Event::Released => {
                 self.open = false;
-                if std::mem::take(&mut self.shy) && self.flight == Flight::Parked && !self.deferred {
+                if std::mem::take(&mut self.shy) && self.flight == Flight::Parked && !self.deferred
+                {
                     return self.on(Event::Go);
                 }
                 self.rest()
@@ -370,7 +371,10 @@ impl<W> Session<W> {
             (Top::Same, Flight::Parked | Flight::Uploading)
                 if self.kept && (self.shy || self.answered_by_spool()) =>
             {
-                vec![Action::Answer(vec![waiter], self.tell().map_or(Ok(()), Err))]
+                vec![Action::Answer(
+                    vec![waiter],
+                    self.tell().map_or(Ok(()), Err),
+                )]
             }
             (Top::Same, Flight::Sealing | Flight::Keeping | Flight::Uploading) => {
                 self.waiting.push(waiter);
@@ -462,7 +466,10 @@ impl<W> Session<W> {
         }
         self.moved = false;
         let told = !self.waiting.is_empty();
-        self.last = Last::Failed { error: error.clone(), told };
+        self.last = Last::Failed {
+            error: error.clone(),
+            told,
+        };
         let mut actions = Vec::new();
         if told {
             let waiting = std::mem::take(&mut self.waiting);
@@ -514,7 +521,11 @@ impl<W> Session<W> {
             return Vec::new();
         }
         if self.gone {
-            return if self.open { Vec::new() } else { vec![Action::Drop] };
+            return if self.open {
+                Vec::new()
+            } else {
+                vec![Action::Drop]
+            };
         }
         if !self.next.is_empty() || (!self.open && self.top != Top::Same) {
             self.waiting = std::mem::take(&mut self.next);
@@ -588,17 +599,36 @@ mod tests {
     #[test]
     fn the_first_flush_of_a_shell_publishes_nothing() {
         let said = run(vec![
-            Opened, Touched, Close(1), Sealed, Kept, Wrote, Close(2), Sealed, Sent, Released,
+            Opened,
+            Touched,
+            Close(1),
+            Sealed,
+            Kept,
+            Wrote,
+            Close(2),
+            Sealed,
+            Sent,
+            Released,
         ]);
         assert_eq!(
             said,
-            ["", "", "seal", "persist", "ok[1]", "", "seal", "send", "ok[2]", "rest"]
+            [
+                "", "", "seal", "persist", "ok[1]", "", "seal", "send", "ok[2]", "rest"
+            ]
         );
     }
 
     #[test]
     fn a_file_that_was_only_created_is_committed_at_the_last_close() {
-        let said = run(vec![Opened, Touched, Close(1), Sealed, Kept, Released, Sent]);
+        let said = run(vec![
+            Opened,
+            Touched,
+            Close(1),
+            Sealed,
+            Kept,
+            Released,
+            Sent,
+        ]);
         assert_eq!(said, ["", "", "seal", "persist", "ok[1]", "send", "rest"]);
     }
 
@@ -753,17 +783,35 @@ mod tests {
     #[test]
     fn pages_written_after_the_last_flush_are_kept_and_sent_at_release() {
         let said = run(vec![
-            Opened, Wrote, Close(1), Sealed, Sent, Wrote, Released, Sealed, Kept, Sent,
+            Opened,
+            Wrote,
+            Close(1),
+            Sealed,
+            Sent,
+            Wrote,
+            Released,
+            Sealed,
+            Kept,
+            Sent,
         ]);
         assert_eq!(
             said,
-            ["", "", "seal", "send", "ok[1]", "", "seal", "persist", "send", "rest"]
+            [
+                "", "", "seal", "send", "ok[1]", "", "seal", "persist", "send", "rest"
+            ]
         );
     }
 
     fn run_as(promise: Promise, deferred: bool, events: Vec<Event<u32>>) -> Vec<String> {
-        let mut session = Session { promise, deferred, ..Session::default() };
-        events.into_iter().map(|event| say(&session.on(event))).collect()
+        let mut session = Session {
+            promise,
+            deferred,
+            ..Session::default()
+        };
+        events
+            .into_iter()
+            .map(|event| say(&session.on(event)))
+            .collect()
     }
 
     #[test]
@@ -771,21 +819,39 @@ mod tests {
         let said = run_as(
             Promise::Spool,
             false,
-            vec![Opened, Wrote, Close(1), Sealed, Kept, Close(2), Released, Sent],
+            vec![
+                Opened,
+                Wrote,
+                Close(1),
+                Sealed,
+                Kept,
+                Close(2),
+                Released,
+                Sent,
+            ],
         );
-        assert_eq!(said, ["", "", "seal", "persist", "ok[1] send", "ok[2]", "", "rest"]);
+        assert_eq!(
+            said,
+            ["", "", "seal", "persist", "ok[1] send", "ok[2]", "", "rest"]
+        );
     }
 
     #[test]
     fn what_is_owed_is_tried_again_until_the_store_has_it() {
-        let mut session: Session<u32> =
-            Session { promise: Promise::Spool, ..Session::default() };
+        let mut session: Session<u32> = Session {
+            promise: Promise::Spool,
+            ..Session::default()
+        };
         for event in [Opened, Wrote, Close(1), Sealed, Kept, Released] {
             session.on(event);
         }
         assert_eq!(say(&session.on(broke(Kind::Quota))), "later(Quota)");
         assert!(session.owes() && !session.is_settled());
-        assert_eq!(session.tell().map(|e| e.kind), Some(Kind::Quota), "told at the next open");
+        assert_eq!(
+            session.tell().map(|e| e.kind),
+            Some(Kind::Quota),
+            "told at the next open"
+        );
         assert_eq!(say(&session.on(Go)), "send");
         assert_eq!(say(&session.on(Sent)), "rest");
         assert!(!session.owes());
@@ -797,22 +863,45 @@ mod tests {
             Promise::Spool,
             false,
             vec![
-                Opened, Wrote, Close(1), Sealed, Kept, broke(Kind::Later), Wrote, Close(2), Go,
-                Sealed, Kept, Sent,
+                Opened,
+                Wrote,
+                Close(1),
+                Sealed,
+                Kept,
+                broke(Kind::Later),
+                Wrote,
+                Close(2),
+                Go,
+                Sealed,
+                Kept,
+                Sent,
             ],
         );
         assert_eq!(
             said,
             [
-                "", "", "seal", "persist", "ok[1] send", "later(Later)", "", "seal", "", "persist",
-                "ok[2] send", ""
+                "",
+                "",
+                "seal",
+                "persist",
+                "ok[1] send",
+                "later(Later)",
+                "",
+                "seal",
+                "",
+                "persist",
+                "ok[2] send",
+                ""
             ]
         );
     }
 
     #[test]
     fn a_temporary_name_is_durable_but_not_sent_until_it_is_final() {
-        let mut session: Session<u32> = Session { deferred: true, ..Session::default() };
+        let mut session: Session<u32> = Session {
+            deferred: true,
+            ..Session::default()
+        };
         let mut said = Vec::new();
         for event in [Opened, Touched, Wrote, Close(1), Sealed, Kept, Released] {
             said.push(say(&session.on(event)));
@@ -827,7 +916,16 @@ mod tests {
     #[test]
     fn a_version_that_follows_an_owed_one_and_fails_is_owed() {
         let mut session: Session<u32> = Session::default();
-        for event in [Opened, Wrote, Released, Sealed, Kept, broke(Kind::Timeout), Opened, Wrote] {
+        for event in [
+            Opened,
+            Wrote,
+            Released,
+            Sealed,
+            Kept,
+            broke(Kind::Timeout),
+            Opened,
+            Wrote,
+        ] {
             session.on(event);
         }
         assert_eq!(say(&session.on(Close(1))), "seal");

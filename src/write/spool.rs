@@ -49,8 +49,7 @@ impl Spool {
     /// Opens the spool below `root`, which is made (mode 0700) if missing: takes over every folder in
     /// it that nobody has locked, or makes one. `max`: most bytes.
     pub fn open(root: &Path, max: Option<u64>) -> Result<(Arc<Self>, Found)> {
-        let failed =
-            |e| Error::local("open spool", e).at(root.display().to_string());
+        let failed = |e| Error::local("open spool", e).at(root.display().to_string());
         make_dir(root).map_err(failed)?;
         let mut dirs = Vec::new();
         for row in std::fs::read_dir(root).map_err(failed)? {
@@ -113,12 +112,18 @@ impl Spool {
         Ok(())
     }
 
-    fn take(self: &Arc<Self>, path: &Path) -> std::result::Result<(Arc<SpoolFile>, Record), String> {
+    fn take(
+        self: &Arc<Self>,
+        path: &Path,
+    ) -> std::result::Result<(Arc<SpoolFile>, Record), String> {
         let text = std::fs::read(path).map_err(|e| e.to_string())?;
         let record: Record =
             serde_json::from_slice(&text).map_err(|e| format!("damaged record: {e}"))?;
         if record.format != FORMAT {
-            return Err(format!("a record of format {}, not {FORMAT}", record.format));
+            return Err(format!(
+                "a record of format {}, not {FORMAT}",
+                record.format
+            ));
         }
         let stem = path.with_extension("");
         let data = stem.with_extension("data");
@@ -136,7 +141,10 @@ impl Spool {
             file,
             stem,
             charged: AtomicU64::new(record.size),
-            state: Mutex::new(State { class: record.class, home: Home::Data }),
+            state: Mutex::new(State {
+                class: record.class,
+                home: Home::Data,
+            }),
             sums: RwLock::new(sums),
         };
         Ok((Arc::new(file), record))
@@ -177,7 +185,10 @@ impl Spool {
             file,
             stem,
             charged: AtomicU64::new(0),
-            state: Mutex::new(State { class: Class::Torn, home: Home::Data }),
+            state: Mutex::new(State {
+                class: Class::Torn,
+                home: Home::Data,
+            }),
             sums: RwLock::default(),
         });
         file.write_record(&Record::new(Class::Torn, target.clone()), false)?;
@@ -192,7 +203,12 @@ fn make_dir(path: &Path) -> std::io::Result<()> {
 /// Locks a folder; `None` if somebody else has.
 fn lock_dir(path: &Path) -> std::io::Result<Option<File>> {
     let mut how = OpenOptions::new();
-    let lock = how.write(true).create(true).truncate(false).mode(0o600).open(path.join("lock"))?;
+    let lock = how
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(path.join("lock"))?;
     match rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(Some(lock)),
         Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
@@ -259,7 +275,10 @@ impl SpoolFile {
     /// Its number, by which `assetfs unsent` names it.
     #[must_use]
     pub fn id(&self) -> String {
-        self.stem.file_name().map(|s| s.to_string_lossy().into_owned()).unwrap_or_default()
+        self.stem
+            .file_name()
+            .map(|s| s.to_string_lossy().into_owned())
+            .unwrap_or_default()
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -274,8 +293,14 @@ impl SpoolFile {
 
     /// Makes bytes, checksums and record durable: from here on the promise of `record` stands.
     pub fn promise(&self, record: &Record) -> Result<()> {
-        self.file.sync_all().map_err(|e| Error::local("sync spool file", e))?;
-        let sums = self.sums.read().unwrap_or_else(PoisonError::into_inner).to_bytes();
+        self.file
+            .sync_all()
+            .map_err(|e| Error::local("sync spool file", e))?;
+        let sums = self
+            .sums
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .to_bytes();
         self.write_beside("sums", &sums, true)?;
         self.write_record(record, true)
     }
@@ -307,7 +332,8 @@ impl SpoolFile {
 
     fn sync_dir(&self) -> Result<()> {
         let dir = File::open(self.stem.parent().unwrap_or(Path::new("/")));
-        dir.and_then(|dir| dir.sync_all()).map_err(|e| Error::local("sync spool folder", e))
+        dir.and_then(|dir| dir.sync_all())
+            .map_err(|e| Error::local("sync spool folder", e))
     }
 
     /// The store has it: it is a cache from here on.
@@ -316,7 +342,11 @@ impl SpoolFile {
         if state.home == Home::Data {
             let _ = std::fs::remove_file(self.stem.with_extension("sums"));
             let cached = std::fs::rename(self.path(), self.stem.with_extension("cache"));
-            state.home = if cached.is_ok() { Home::Cache } else { Home::Data };
+            state.home = if cached.is_ok() {
+                Home::Cache
+            } else {
+                Home::Data
+            };
             let _ = std::fs::remove_file(self.stem.with_extension("json"));
         }
         state.class = Class::Torn;
@@ -345,7 +375,10 @@ impl SpoolFile {
     pub fn discard(&self) {
         let mut state = self.state();
         self.remove(state.home);
-        *state = State { class: Class::Torn, home: Home::Nowhere };
+        *state = State {
+            class: Class::Torn,
+            home: Home::Nowhere,
+        };
     }
 
     fn remove(&self, home: Home) {
@@ -402,21 +435,29 @@ impl SpoolFile {
     fn checked(&self, block: u64, sum: Sum) -> Result<Vec<u8>> {
         let mut bytes = vec![0; sum.len as usize];
         self.fill_raw(&mut bytes, block * BLOCK)?;
-        if sum.agrees(&bytes) { Ok(bytes) } else { Err(self.rotted(block)) }
+        if sum.agrees(&bytes) {
+            Ok(bytes)
+        } else {
+            Err(self.rotted(block))
+        }
     }
 
     fn rotted(&self, block: u64) -> Error {
-        Error::new(Kind::Mismatch, "read spool").at(self.path().display().to_string()).said(&format!(
-            "the bytes at {} on the local disk are not those that were written",
-            block * BLOCK
-        ))
+        Error::new(Kind::Mismatch, "read spool")
+            .at(self.path().display().to_string())
+            .said(&format!(
+                "the bytes at {} on the local disk are not those that were written",
+                block * BLOCK
+            ))
     }
 
     /// Cuts or grows it; grown parts are zeros.
     pub fn set_len(&self, len: u64) -> Result<()> {
         let mut sums = self.sums.write().unwrap_or_else(PoisonError::into_inner);
         sums.cut(len, |block, sum| self.checked(block, sum))?;
-        self.file.set_len(len).map_err(|e| Error::local("resize spool file", e))
+        self.file
+            .set_len(len)
+            .map_err(|e| Error::local("resize spool file", e))
     }
 
     /// The bytes of `range`, compared with their checksums; zeros past the end.
@@ -482,7 +523,9 @@ pub(super) const SPOOL_FULL: &str = "the spool is full (spool_max)";
 
 impl Drop for SpoolFile {
     fn drop(&mut self) {
-        self.spool.bytes.fetch_sub(*self.charged.get_mut(), Ordering::Relaxed);
+        self.spool
+            .bytes
+            .fetch_sub(*self.charged.get_mut(), Ordering::Relaxed);
         self.spool.freed.notify_waiters();
         let state = *self.state();
         // What was promised or refused outlives us; so does everything once the process ends.
@@ -509,9 +552,13 @@ mod tests {
 
     fn target(name: &str) -> Target {
         Target {
-            place: Place { dir: "".into(), name: name.into() },
+            place: Place {
+                dir: "".into(),
+                name: name.into(),
+            },
             path: format!("/{name}"),
             replaces: None,
+            looked: None,
             removes: Vec::new(),
             exclusive: false,
             attrs: Attrs::default(),
@@ -526,9 +573,13 @@ mod tests {
     fn a_file_vanishes_with_its_last_holder_unless_something_was_promised() {
         let dir = tempfile::tempdir().unwrap();
         let (spool, _) = open(&dir, None);
-        let (a, b) = (spool.create(&target("a")).unwrap(), spool.create(&target("b")).unwrap());
+        let (a, b) = (
+            spool.create(&target("a")).unwrap(),
+            spool.create(&target("b")).unwrap(),
+        );
         let (pa, pb) = (a.path(), b.path());
-        b.promise(&Record::new(Class::Acknowledged, target("b"))).unwrap();
+        b.promise(&Record::new(Class::Acknowledged, target("b")))
+            .unwrap();
         drop((a, b));
         assert!(!pa.exists());
         assert!(pb.exists());
@@ -555,7 +606,11 @@ mod tests {
         assert_eq!(file.write_at(&[1; 8], 8, 8).unwrap_err().kind, Kind::Full);
         drop(file);
         assert_eq!(spool.bytes(), 0);
-        spool.create(&target("a")).unwrap().write_at(&[1; 10], 0, 10).unwrap();
+        spool
+            .create(&target("a"))
+            .unwrap()
+            .write_at(&[1; 10], 0, 10)
+            .unwrap();
     }
 
     #[test]
@@ -574,11 +629,18 @@ mod tests {
         spool.freeze();
         drop((file, torn, spool));
         let (_spool, found) = open(&dir, None);
-        let seen: Vec<_> =
-            found.files.iter().map(|(_, r)| (r.target.path.as_str(), r.class)).collect();
+        let seen: Vec<_> = found
+            .files
+            .iter()
+            .map(|(_, r)| (r.target.path.as_str(), r.class))
+            .collect();
         assert!(seen.contains(&("/a", Class::Acknowledged)), "{seen:?}");
         assert!(seen.contains(&("/t", Class::Torn)), "{seen:?}");
-        let (file, _) = found.files.iter().find(|(_, r)| r.target.path == "/a").unwrap();
+        let (file, _) = found
+            .files
+            .iter()
+            .find(|(_, r)| r.target.path == "/a")
+            .unwrap();
         assert_eq!(&file.read_at(0..5).unwrap()[..], b"hello");
     }
 
@@ -592,7 +654,12 @@ mod tests {
         std::fs::write(folder.join("8.data"), b"?").unwrap();
         std::fs::write(folder.join("8.json"), b"{\"format\":").unwrap();
         let (spool, found) = open(&dir, None);
-        assert_eq!((found.files.len(), found.odd.len()), (0, 2), "{:?}", found.odd);
+        assert_eq!(
+            (found.files.len(), found.odd.len()),
+            (0, 2),
+            "{:?}",
+            found.odd
+        );
         assert!(folder.join("7.data").exists() && folder.join("8.json").exists());
         let new = spool.create(&target("a")).unwrap();
         assert_eq!(new.id(), "9", "numbers are not used twice");
@@ -611,7 +678,13 @@ mod tests {
             .write_all_at(&[8], 150_000)
             .unwrap();
         assert!(file.read_at(0..131_072).is_ok());
-        assert_eq!(file.read_at(140_000..141_000).unwrap_err().kind, Kind::Mismatch);
-        assert_eq!(file.write_at(&[1], 160_000, 0).unwrap_err().kind, Kind::Mismatch);
+        assert_eq!(
+            file.read_at(140_000..141_000).unwrap_err().kind,
+            Kind::Mismatch
+        );
+        assert_eq!(
+            file.write_at(&[1], 160_000, 0).unwrap_err().kind,
+            Kind::Mismatch
+        );
     }
 }

@@ -21,7 +21,9 @@ pub(super) struct Sums(Vec<Sum>);
 impl Sum {
     /// Whether `bytes`, the first ones of the block, are those that were written.
     pub(super) fn agrees(self, bytes: &[u8]) -> bool {
-        bytes.get(..self.len as usize).is_some_and(|bytes| crc(bytes) == self.crc)
+        bytes
+            .get(..self.len as usize)
+            .is_some_and(|bytes| crc(bytes) == self.crc)
     }
 }
 
@@ -32,7 +34,10 @@ fn crc(bytes: &[u8]) -> u32 {
 fn extend(sum: Sum, bytes: &[u8]) -> Sum {
     let mut hasher = crc32fast::Hasher::new_with_initial_len(sum.crc, u64::from(sum.len));
     hasher.update(bytes);
-    Sum { len: sum.len + bytes.len() as u32, crc: hasher.finalize() }
+    Sum {
+        len: sum.len + bytes.len() as u32,
+        crc: hasher.finalize(),
+    }
 }
 
 /// The pieces of `range` by block: block number, range within the block.
@@ -53,7 +58,13 @@ impl Sums {
 
     /// Takes a block's bytes for what they are now.
     pub(super) fn renew(&mut self, block: u64, bytes: &[u8]) {
-        self.set(block, Sum { len: bytes.len() as u32, crc: crc(bytes) });
+        self.set(
+            block,
+            Sum {
+                len: bytes.len() as u32,
+                crc: crc(bytes),
+            },
+        );
     }
 
     fn set(&mut self, block: u64, sum: Sum) {
@@ -63,7 +74,6 @@ impl Sums {
         }
         self.0[at] = sum;
     }
-
 
     /// The checksum of `block` after `bytes` are written at `at` in it. `old` gives the block's present
     /// bytes, checked against the sum; it is asked only if they are needed.
@@ -79,12 +89,18 @@ impl Sums {
         let new = if at == len {
             extend(sum, bytes)
         } else if at == 0 && end >= len {
-            Sum { len: end as u32, crc: crc(bytes) }
+            Sum {
+                len: end as u32,
+                crc: crc(bytes),
+            }
         } else {
             let mut all = old(sum)?;
             all.resize(len.max(end), 0);
             all[at..end].copy_from_slice(bytes);
-            Sum { len: all.len() as u32, crc: crc(&all) }
+            Sum {
+                len: all.len() as u32,
+                crc: crc(&all),
+            }
         };
         self.set(block, new);
         Ok(())
@@ -101,7 +117,13 @@ impl Sums {
         self.0.truncate(block as usize + 1);
         if (sum.len as usize) > within {
             let all = old(block, sum)?;
-            self.set(block, Sum { len: within as u32, crc: crc(&all[..within]) });
+            self.set(
+                block,
+                Sum {
+                    len: within as u32,
+                    crc: crc(&all[..within]),
+                },
+            );
         }
         Ok(())
     }
@@ -123,7 +145,14 @@ impl Sums {
         let word = |row: &[u8], at: usize| {
             u32::from_le_bytes([row[at], row[at + 1], row[at + 2], row[at + 3]])
         };
-        Some(Sums(rows.chunks(8).map(|row| Sum { len: word(row, 0), crc: word(row, 4) }).collect()))
+        Some(Sums(
+            rows.chunks(8)
+                .map(|row| Sum {
+                    len: word(row, 0),
+                    crc: word(row, 4),
+                })
+                .collect(),
+        ))
     }
 }
 
@@ -147,7 +176,7 @@ mod tests {
                     let old = file.clone();
                     sums.cut::<()>(at as u64, |block, sum| {
                         let start = (block * BLOCK) as usize;
-                        Ok(old[start..start + sum.len as usize].to_vec())
+                        Ok(old.iter().skip(start).take(sum.len as usize).copied().collect())
                     }).unwrap();
                     file.truncate(at);
                     continue;
@@ -159,7 +188,7 @@ mod tests {
                     let from = start + piece.start - at;
                     let part = &bytes[from..from + piece.len()];
                     sums.write::<()>(block, piece.start, part, |sum| {
-                        Ok(old[start..start + sum.len as usize].to_vec())
+                        Ok(old.iter().skip(start).take(sum.len as usize).copied().collect())
                     }).unwrap();
                 }
                 if file.len() < at + len { file.resize(at + len, 0); }
@@ -182,7 +211,8 @@ mod tests {
     #[test]
     fn a_changed_bit_is_noticed() {
         let mut sums = Sums::default();
-        sums.write::<()>(0, 0, b"hello", |_| unreachable!()).unwrap();
+        sums.write::<()>(0, 0, b"hello", |_| unreachable!())
+            .unwrap();
         assert!(sums.get(0).agrees(b"hello"));
         assert!(!sums.get(0).agrees(b"hellp"));
         assert!(!sums.get(0).agrees(b"hell"));
