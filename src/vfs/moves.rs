@@ -170,7 +170,7 @@ impl Vfs {
 
     /// Removes what is under the old names of an open file now, because their directory goes; the bytes
     /// of it that are still needed are fetched before.
-    async fn vacate(&self, ino: u64) -> Result<()> {
+    pub(super) async fn vacate(&self, ino: u64) -> Result<()> {
         let writer = self.tree().get(ino).and_then(|node| node.writer.clone());
         let Some(writer) = writer.filter(|writer| !writer.target().removes.is_empty()) else {
             return Ok(());
@@ -181,6 +181,16 @@ impl Vfs {
         }
         self.tree().lay(ino);
         Ok(())
+    }
+
+    /// Makes room on the store for something that is not a file: a name that is gone here may still
+    /// be there, until a commit that removes it.
+    pub(super) async fn clear_name(&self, parent: u64, name: &str) -> Result<()> {
+        let by = self.tree().haunted_by(parent, name);
+        match by {
+            Some(by) => self.vacate(by).await,
+            None => Ok(()),
+        }
     }
 
     async fn rename_symlink(
@@ -247,6 +257,7 @@ impl Vfs {
             return Ok(());
         }
         self.check_movable(ino).await?;
+        self.clear_name(new_parent, new_name).await?;
         self.move_dir(ino, over.is_some(), new_parent, new_name)
             .await
     }

@@ -291,6 +291,7 @@ impl Vfs {
             if self.find(parent, name).await?.is_some() {
                 return Err(Error::new(Kind::Exists, "mkdir").at(name));
             }
+            self.clear_name(parent, name).await?;
             let asked = Instant::now();
             let entry = self.store.mkdir(&place).await?;
             let mut tree = self.tree();
@@ -321,6 +322,7 @@ impl Vfs {
             if self.find(parent, name).await?.is_some() {
                 return Err(Error::new(Kind::Exists, "symlink").at(name));
             }
+            self.clear_name(parent, name).await?;
             let asked = Instant::now();
             let entry = self.put_symlink(place, target.as_bytes()).await?;
             let mut tree = self.tree();

@@ -312,6 +312,12 @@ impl Tree {
             .map(|ghost| ghost.entry.clone())
     }
 
+    /// Whose commit removes what the store still has under a name that is gone here.
+    pub(super) fn haunted_by(&self, parent: u64, name: &str) -> Option<u64> {
+        let here = |ghost: &&Ghost| ghost.parent == parent && ghost.entry.name == name;
+        self.ghosts.iter().rfind(here).map(|ghost| ghost.by)
+    }
+
     /// The commit of `by` has removed what it had to.
     pub(super) fn lay(&mut self, by: u64) {
         self.ghosts.retain(|ghost| ghost.by != by);
