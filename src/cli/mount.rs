@@ -157,7 +157,9 @@ impl Plan {
             // It is gone already if the state directory is.
             drop(std::fs::remove_file(socket));
         }
-        drop(opened.server);
+        if let Some(server) = opened.server {
+            rt.block_on(server.stop());
+        }
         ended
     }
 

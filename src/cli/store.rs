@@ -1,8 +1,14 @@
 //! From a source to a store that was probed, and from its errors to sentences.
 
-use crate::config::{Resolved, Source};
-use crate::store::{Probe, Store};
+use super::serve;
+use crate::config::{self, Proget, Resolved, Source};
+use crate::error::{Error, Kind};
+use crate::http::{self, Secret};
+use crate::serve::{Server, Settings as ServerSettings};
+use crate::store::proget::{Auth, Config, ProGet};
+use crate::store::{Probe, RetrySettings, Store, WrapSettings, wrapped};
 use std::sync::Arc;
+use std::time::Duration;
 
 /// A store that answered.
 #[derive(Debug)]
@@ -12,7 +18,7 @@ pub(super) struct Opened {
     /// What it is.
     pub(super) probe: Probe,
     /// The server inside this process, for a demo.
-    pub(super) server: Option<()>,
+    pub(super) server: Option<Server>,
 }
 
 /// Opens the store of a source.
@@ -21,6 +27,268 @@ pub(super) struct Opened {
 /// A sentence that says what to do.
 pub(super) async fn open(resolved: &Resolved) -> Result<Opened, String> {
     match &resolved.source {
-        Source::Proget(_) | Source::Demo(_) => Err("no store yet".to_owned()),
+        Source::Proget(proget) => {
+            let (store, probe) = proget_at(proget, auth(resolved)?, resolved).await?;
+            Ok(Opened {
+                store,
+                probe,
+                server: None,
+            })
+        }
+        Source::Demo(dir) => {
+            // Known to this process alone.
+            let key = uuid::Uuid::new_v4().simple().to_string();
+            let mut settings = ServerSettings::new(dir);
+            settings.key = Some(key.clone());
+            let server = serve::start(settings, dir).await?;
+            let proget = Proget {
+                server: format!("http://{}", server.addr()),
+                directory: serve::NAME.to_owned(),
+                folder: String::new(),
+                in_the_clear: false,
+            };
+            let auth = Auth::Key(http::Credential::fixed(Secret::new(&key)));
+            let (store, probe) = proget_at(&proget, auth, resolved).await?;
+            Ok(Opened {
+                store,
+                probe,
+                server: Some(server),
+            })
+        }
+    }
+}
+
+async fn proget_at(
+    proget: &Proget,
+    auth: Auth,
+    resolved: &Resolved,
+) -> Result<(Arc<dyn Store>, Probe), String> {
+    let settings = &resolved.settings;
+    let base = http::Url::parse(&proget.server)
+        .map_err(|why| format!("{} is not an address: {why}", proget.server))?;
+    let config = Config {
+        directory: proget.directory.clone(),
+        folder: proget.folder.clone(),
+        part_size: settings.part_size,
+        user_metadata: settings.user_metadata,
+        http: http::Settings {
+            ca_file: settings.ca_file.clone(),
+            stall_timeout: settings.stall_timeout,
+            limit_up: settings.limit_up.unwrap_or_default(),
+            limit_down: settings.limit_down.unwrap_or_default(),
+            ..http::Settings::default()
+        },
+        case_fold: true,
+        parallel_parts: true,
+        auth,
+        base,
+    };
+    let said = |why: Error| sentence(&why, proget, resolved);
+    let store: Arc<dyn Store> = Arc::new(ProGet::new(config).map_err(said)?);
+    let wraps = WrapSettings {
+        uploads: settings.uploads,
+        downloads: settings.downloads,
+        ..WrapSettings::default()
+    };
+    // Somebody waits at a prompt: a wrong address must not take minutes to say so.
+    let hasty = WrapSettings {
+        retry: RetrySettings {
+            tries: 3,
+            budget: Duration::from_secs(20),
+            later_budget: Duration::from_secs(20),
+            ..RetrySettings::default()
+        },
+        ..wraps.clone()
+    };
+    let probe = wrapped(Arc::clone(&store), &hasty)
+        .probe()
+        .await
+        .map_err(said)?;
+    log::info!("{}", probe.banner);
+    Ok((wrapped(store, &wraps), probe))
+}
+
+/// The credentials as the store wants them: read again when they are refused.
+fn auth(resolved: &Resolved) -> Result<Auth, String> {
+    let found = &resolved.credentials;
+    let readable = |credential: &config::Credential| {
+        let credential = credential.clone();
+        http::Credential::read_by(move || {
+            credential
+                .read()
+                .map_err(|why| Error::new(Kind::Denied, "read the credential").said(&why))
+        })
+    };
+    match (
+        found.get("api_key"),
+        found.get("username"),
+        found.get("password"),
+    ) {
+        (Some(key), _, _) => Ok(Auth::Key(readable(key))),
+        (None, Some(name), Some(password)) => Ok(Auth::User {
+            name: name.read()?,
+            password: readable(password),
+        }),
+        (None, Some(name), None) => Err(format!("{} needs a password beside it", name.from)),
+        (None, None, Some(password)) => {
+            Err(format!("{} needs a username beside it", password.from))
+        }
+        (None, None, None) => Ok(Auth::Anonymous),
+    }
+}
+
+/// What a person should do about a store that does not let itself be mounted.
+fn sentence(why: &Error, proget: &Proget, resolved: &Resolved) -> String {
+    let server = &proget.server;
+    let host = server
+        .split_once("://")
+        .map_or(server.as_str(), |(_, host)| host);
+    let cause = match (&why.said, &why.source) {
+        (said, _) if !said.is_empty() => said.clone(),
+        (_, Some(source)) => source.to_string(),
+        (_, None) => String::new(),
+    };
+    match why.kind {
+        Kind::Denied
+            if resolved.credentials.is_empty() && matches!(resolved.source, Source::Proget(_)) =>
+        {
+            format!(
+                "{server} wants a key: set ASSETFS_API_KEY, or write api_key_file = \"PATH\" into {}",
+                resolved.config.display()
+            )
+        }
+        Kind::Denied => {
+            let from: Vec<&str> = resolved
+                .credentials
+                .values()
+                .map(|c| c.from.as_str())
+                .collect();
+            format!(
+                "{server} refuses the credentials ({}): check them, and that they may view the asset directory {}",
+                from.join(", "),
+                proget.directory
+            )
+        }
+        Kind::Unreachable if speaks_of_trust(&cause) => format!(
+            "the certificate of {host} is not trusted ({cause}): give --ca-file PATH with the authority's certificate (PEM)"
+        ),
+        Kind::Unreachable | Kind::Timeout => {
+            format!("cannot reach {host} ({cause}): check the name, the port and the network")
+        }
+        Kind::NotFound if !proget.folder.is_empty() && why.path.ends_with(&proget.folder) => {
+            format!(
+                "the folder {} is not in the asset directory {} of {server}: check its name (SOURCE and subdir)",
+                proget.folder, proget.directory
+            )
+        }
+        Kind::NotFound => format!(
+            "{server} has no asset directory \"{}\": check its name, and that it is an asset directory",
+            proget.directory
+        ),
+        Kind::NotDir => format!("{} is a file: mount a folder", proget.folder),
+        _ => why.to_string(),
+    }
+}
+
+/// Whether the words are those of a TLS library about a certificate.
+fn speaks_of_trust(cause: &str) -> bool {
+    let cause = cause.to_ascii_lowercase();
+    [
+        "certificate",
+        "unknownissuer",
+        "unknown issuer",
+        "unknown ca",
+    ]
+    .iter()
+    .any(|words| cause.contains(words))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Env, Given, resolve};
+
+    fn said(kind: Kind, path: &str, words: &str, vars: &[(&str, &str)]) -> String {
+        let given = Given {
+            source: "proget+https://h:8624/endpoints/files/a/b".to_owned(),
+            ..Given::default()
+        };
+        let home = [("HOME", "/nonexistent")];
+        let vars = vars
+            .iter()
+            .chain(&home)
+            .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()));
+        let env = Env {
+            vars: vars.collect(),
+            root: false,
+        };
+        let resolved = resolve(&given, &env).unwrap();
+        let Source::Proget(proget) = &resolved.source else {
+            panic!("a ProGet source");
+        };
+        sentence(
+            &Error::new(kind, "reach the store").at(path).said(words),
+            proget,
+            &resolved,
+        )
+    }
+
+    #[test]
+    fn a_missing_key_says_where_one_can_stand() {
+        let text = said(Kind::Denied, "", "", &[]);
+        assert!(
+            text.contains("set ASSETFS_API_KEY, or write api_key_file"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn a_wrong_key_says_where_it_came_from_and_not_what_it_is() {
+        let text = said(Kind::Denied, "", "", &[("ASSETFS_API_KEY", "hunter2")]);
+        assert!(
+            text.contains("refuses the credentials (ASSETFS_API_KEY)"),
+            "{text}"
+        );
+        assert!(!text.contains("hunter2"), "{text}");
+    }
+
+    #[test]
+    fn an_unknown_authority_leads_to_ca_file() {
+        let text = said(
+            Kind::Unreachable,
+            "",
+            "invalid peer certificate: UnknownIssuer",
+            &[],
+        );
+        assert!(
+            text.contains("h:8624 is not trusted") && text.contains("--ca-file"),
+            "{text}"
+        );
+        let text = said(Kind::Unreachable, "", "connection refused", &[]);
+        assert!(
+            text.starts_with("cannot reach h:8624 (connection refused)"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn a_missing_folder_and_a_missing_asset_directory_are_told_apart() {
+        assert!(said(Kind::NotFound, "/a/b", "", &[]).starts_with("the folder a/b is not in"));
+        let text = said(Kind::NotFound, "https://h:8624/endpoints/files", "", &[]);
+        assert!(text.contains("has no asset directory \"files\""), "{text}");
+    }
+
+    #[test]
+    fn a_name_without_password_is_told() {
+        let given = Given {
+            source: "proget+https://h/endpoints/f".to_owned(),
+            ..Given::default()
+        };
+        let env = Env {
+            vars: [("ASSETFS_USERNAME".to_owned(), "u".to_owned())].into(),
+            root: true,
+        };
+        let why = auth(&resolve(&given, &env).unwrap()).unwrap_err();
+        assert_eq!(why, "ASSETFS_USERNAME needs a password beside it");
     }
 }
