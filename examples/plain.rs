@@ -6,7 +6,7 @@
 //! prints one line of JSON.
 
 use bytes::Bytes;
-use futures_util::stream::{self, StreamExt, TryStreamExt};
+use futures_util::stream::{self, TryStreamExt};
 use serde_json::{Value, json};
 use std::fs::File;
 use std::os::unix::fs::FileExt;

@@ -135,7 +135,7 @@ class Server:
         self.folder, self.dav_folder = self.home / "assets", self.home / "dav"
         self.log, self.read_to = self.home / "requests.jsonl", 0
         self.stack = contextlib.ExitStack()
-        self.dav = None
+        self.dav, self.dav_child = None, None
 
     def __enter__(self):
         self.folder.mkdir(parents=True)
@@ -150,8 +150,8 @@ class Server:
             if not line:
                 raise Broken("assetfs serve did not start")
             self.base, self.source = line.split()[0], line.split()[-1]
-            if self.rig.rclone:
-                self.dav = self.start_dav()
+            self.stack.callback(self.stop_dav)
+            self.start_dav()
             self.stack = self.stack.pop_all()
         return self
 
@@ -159,7 +159,15 @@ class Server:
         self.stack.close()
         shutil.rmtree(self.home, ignore_errors=True)
 
+    def stop_dav(self):
+        if self.dav_child:
+            end(self.dav_child)
+
     def start_dav(self):
+        """Afresh, because it believes its own listings for minutes."""
+        self.stop_dav()
+        if not self.rig.rclone:
+            return
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
@@ -167,7 +175,7 @@ class Server:
             ["rclone", "serve", "webdav", self.dav_folder, "--addr", f"127.0.0.1:{port}",
              "--config", self.rig.dir / "rclone.conf"],
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=clean_env())
-        self.stack.callback(end, child)
+        self.dav_child, self.dav = child, f"http://127.0.0.1:{port}"
 
         def answers():
             if child.poll() is not None:
@@ -176,7 +184,6 @@ class Server:
                 return knock.connect_ex(("127.0.0.1", port)) == 0
 
         wait_until(answers, "rclone serve webdav", 30)
-        return f"http://127.0.0.1:{port}"
 
     def forget(self, name):
         """Removes a file or folder from both stores."""
@@ -184,6 +191,7 @@ class Server:
         urllib.request.urlopen(urllib.request.Request(url, method="POST", data=b"")).close()
         dav = self.dav_folder / name
         shutil.rmtree(dav) if dav.is_dir() else dav.unlink(missing_ok=True)
+        self.start_dav()
 
     def have(self, path, name):
         """Puts a local file or folder into both stores behind the back of all, digests known."""
@@ -195,6 +203,7 @@ class Server:
             shutil.copyfile(path, self.folder / name)
             os.link(path, self.dav_folder / name)
             run(self.rig.plain, "list", self.base, "")
+        self.start_dav()
 
     def requests(self):
         """What the server has answered since the last call; all of it once the client is gone."""
