@@ -41,7 +41,9 @@ async fn main() -> Fallible<()> {
     let mut said = match args[..] {
         ["put", base, name, file, jobs] => put(&http, base, name, file, jobs.parse()?).await?,
         ["get", base, name, jobs] => get(&http, base, name, jobs.parse()?, None).await?,
-        ["get", base, name, jobs, file] => get(&http, base, name, jobs.parse()?, Some(file)).await?,
+        ["get", base, name, jobs, file] => {
+            get(&http, base, name, jobs.parse()?, Some(file)).await?
+        }
         ["list", base, dir] => json!({ "entries": list(&http, base, dir).await?.len() }),
         ["put-all", base, dir, folder, jobs] => {
             put_all(&http, base, dir, folder, jobs.parse()?).await?
@@ -236,12 +238,7 @@ impl Reads {
     }
 }
 
-async fn random(
-    http: &reqwest::Client,
-    target: &str,
-    reads: Reads,
-    jobs: u64,
-) -> Fallible<Value> {
+async fn random(http: &reqwest::Client, target: &str, reads: Reads, jobs: u64) -> Fallible<Value> {
     let started = Instant::now();
     let remote = target.starts_with("http://");
     let mut tasks = Vec::new();
