@@ -301,5 +301,71 @@ async fn connections_are_kept_for_the_next_request() {
         "{:?}",
         seen.lock().unwrap()
     );
-    assert_eq!(client.moved(), (0, 90));
+    let counters = client.counters();
+    assert_eq!(counters.received.load(Ordering::Relaxed), 90);
+    assert_eq!(counters.sent.load(Ordering::Relaxed), 0);
+}
+
+/// Answers with the length of the body and its first and last byte.
+async fn measuring() -> Url {
+    serve(async |request: Request| {
+        let body = axum::body::to_bytes(request.into_body(), usize::MAX)
+            .await
+            .unwrap();
+        format!("{} {:?} {:?}", body.len(), body.first(), body.last())
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_source_can_be_framed_as_a_form_wants_it() {
+    let url = measuring().await;
+    let client = client(&url);
+    let request = client.request(Method::POST, url.clone(), "upload", "a");
+    let body = Body::Source {
+        before: Bytes::from_static(b"<head>"),
+        source: &zeros(u64::MAX),
+        range: 5..300_005,
+        after: Bytes::from_static(b"<tail>"),
+    };
+    let text = request
+        .body(body)
+        .send()
+        .await
+        .unwrap()
+        .bytes(100)
+        .await
+        .unwrap();
+    assert_eq!(text, format!("300012 {:?} {:?}", Some(b'<'), Some(b'>')));
+}
+
+#[tokio::test]
+async fn a_rate_limit_slows_an_upload_down_and_is_no_stall() {
+    let url = measuring().await;
+    let settings = Settings {
+        stall_timeout: Duration::from_millis(50),
+        limit_up: 500_000,
+        ..Settings::default()
+    };
+    let client = Client::new(&settings, &url).unwrap();
+    let request = client.request(Method::POST, url.clone(), "upload", "a");
+    let source = zeros(u64::MAX);
+    let answer = request.body(Body::of(&source, 0..200_000)).send().await;
+    let text = answer.unwrap().bytes(100).await.unwrap();
+    assert_eq!(text, format!("200000 {:?} {:?}", Some(0), Some(0)));
+}
+
+#[tokio::test]
+async fn a_header_that_cannot_be_sent_is_refused_by_name_alone() {
+    let url = measuring().await;
+    let client = client(&url);
+    let secret = assetfs::http::Secret::new("two\nlines");
+    let request = client.request(Method::GET, url.clone(), "read", "a");
+    let error = request
+        .secret_header("x-apikey", &secret)
+        .send()
+        .await
+        .unwrap_err();
+    assert_eq!(error.kind, Kind::Invalid);
+    assert!(!format!("{error:?}").contains("lines"), "{error:?}");
 }

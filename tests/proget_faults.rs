@@ -275,8 +275,16 @@ async fn a_part_refused_in_parallel_makes_the_next_upload_sequential() {
     let at = started().await;
     let content = bytes(4 * PART as usize, 3);
     let new = new(&"".into(), "big", &content);
+    // The first part is still under way when the second is refused.
+    let stall = Rule::new(Action::Stall {
+        after: None,
+        seconds: None,
+    });
     let refused = Rule::answer(400).query("index=1&").times(1);
-    at.server.faults().set(vec![refused]).unwrap();
+    at.server
+        .faults()
+        .set(vec![stall.query("index=0&").times(1), refused])
+        .unwrap();
     let entry = common::store(&at.store, &new, &content).await.unwrap();
     assert!(read_all(&at.store, &entry).await.unwrap() == content);
     let up = at.store.start(&new).await.unwrap();
@@ -326,6 +334,50 @@ async fn a_refused_size_is_halved_until_it_passes() {
         assert_eq!(up.cut.first, 512 * 1024);
         assert_eq!(names(&at.store, &"".into()).await, ["one shot", "parts"]);
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn refusals_that_size_does_not_explain_leave_the_size_alone() {
+    let mut setup = Setup::new();
+    setup.part_size = 1 << 20;
+    let at = setup.go().await;
+    at.server.faults().set(vec![Rule::answer(404)]).unwrap();
+    let content = bytes(1 << 20, 3);
+    let away = common::store(&at.store, &new(&"".into(), "a", &content), &content).await;
+    assert_eq!(away.unwrap_err().kind, Kind::Protocol);
+    at.server.faults().set(vec![]).unwrap();
+    let content = bytes(3 << 20, 3);
+    let new = new(&"".into(), "b", &content);
+    let up = at.store.start(&new).await.unwrap();
+    assert_eq!(up.cut.first, 1 << 20);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_name_that_the_server_refuses_is_invalid_however_large_the_file() {
+    let mut setup = Setup::new();
+    setup.parallel = false;
+    let at = setup.go().await;
+    at.server
+        .faults()
+        .set(vec![Rule::answer(400).path("**/odd:name")])
+        .unwrap();
+    for size in [10, 3 * PART as usize] {
+        let content = bytes(size, 3);
+        let refused =
+            common::store(&at.store, &new(&"".into(), "odd:name", &content), &content).await;
+        assert_eq!(refused.unwrap_err().kind, Kind::Invalid, "{size}");
+        let fine = common::store(&at.store, &new(&"".into(), "even", &content), &content).await;
+        assert!(fine.is_ok(), "{fine:?}");
+    }
+    let up = at
+        .store
+        .start(&new(&"".into(), "b", &bytes(3 * PART as usize, 1)))
+        .await
+        .unwrap();
+    assert!(
+        !up.extra.contains_key("whole"),
+        "one bad name says nothing about parts"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -13,7 +13,7 @@ use reqwest::{Method, Url};
 use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -377,14 +377,3 @@ impl std::fmt::Display for Cause {
 }
 
 impl std::error::Error for Cause {}
-
-impl Client {
-    /// The current counts, for a line of the log: sent, received.
-    #[must_use]
-    pub fn moved(&self) -> (u64, u64) {
-        (
-            self.counters.sent.load(Ordering::Relaxed),
-            self.counters.received.load(Ordering::Relaxed),
-        )
-    }
-}

@@ -487,7 +487,7 @@ impl Pace {
 
     fn moved(&mut self, bytes: usize) {
         if let Some(bucket) = self.bucket.as_ref().filter(|_| bytes > 0) {
-            self.wait = Some(Box::pin(sleep_until(bucket.take(bytes))));
+            self.wait = Some(Box::pin(sleep_until(bucket.take(bytes, Instant::now()))));
         }
     }
 

@@ -3,10 +3,10 @@
 //!
 //! Written from the specs, not from the clients: nothing here may know `store` or `http`.
 //!
-//! What is common to all APIs lives beside this file: listening and one connection ([`wire`]), one
-//! request's way ([`exchange`]), shaping ([`shape`]), faults ([`faults`]), the request log ([`log`]),
-//! ranges ([`range`]), bodies ([`body`]), files and their records on disk ([`disk`]), uploads that
-//! are not yet visible ([`staging`]). What one service alone does is in its own folder.
+//! What is common to all APIs lives beside this file: listening and one connection (`wire`), one
+//! request's way (`exchange`), shaping (`shape`), faults (`faults`), the request log (`log`),
+//! ranges (`range`), bodies (`body`), files and their records on disk (`disk`), uploads that
+//! are not yet visible (`staging`). What one service alone does is in its own folder.
 
 mod body;
 mod disk;

@@ -11,7 +11,7 @@ use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::time::{Sleep, sleep_until};
+use tokio::time::{Instant, Sleep, sleep_until};
 
 /// What a request may know of, and do to, the connection that it came by.
 #[derive(Debug, Default)]
@@ -101,8 +101,9 @@ fn poll_wait(wait: &mut Wait, cx: &mut Context<'_>) -> Poll<()> {
 }
 
 fn debt(bucket: &Bucket, bytes: usize) -> Wait {
-    let free = bucket.take(bytes);
-    (bytes > 0 && free > tokio::time::Instant::now()).then(|| Box::pin(sleep_until(free)))
+    let now = Instant::now();
+    let free = bucket.take(bytes, now);
+    (bytes > 0 && free > now).then(|| Box::pin(sleep_until(free)))
 }
 
 impl AsyncRead for Wire {

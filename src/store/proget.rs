@@ -502,8 +502,7 @@ impl ProGet {
     }
 
     /// Whether parts are sent one at a time by now.
-    #[must_use]
-    pub fn is_sequential(&self) -> bool {
+    fn is_sequential(&self) -> bool {
         self.uploads.sequential.load(Ordering::Relaxed)
     }
 }

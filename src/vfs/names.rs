@@ -34,6 +34,13 @@ impl Source for InMemory {
     }
 }
 
+/// Whether two names are equal but for the case of their letters. Allocates only for names that are not
+/// ASCII: a directory may have many.
+fn differs_in_case(a: &str, b: &str) -> bool {
+    let folded = || a.to_lowercase() == b.to_lowercase();
+    a != b && (a.eq_ignore_ascii_case(b) || !(a.is_ascii() && b.is_ascii()) && folded())
+}
+
 impl Vfs {
     /// Asks the store about one name; returns the inode that has it now, if any.
     pub(super) async fn refresh(&self, parent: u64, place: &Place) -> Result<Option<u64>> {
@@ -204,11 +211,10 @@ impl Vfs {
         drop(refused);
         if self.store.caps().case_folds {
             let tree = self.tree();
-            let folded = name.to_lowercase();
             let twin = tree.get(parent).is_some_and(|dir| {
                 dir.children
                     .keys()
-                    .any(|other| other != name && other.to_lowercase() == folded)
+                    .any(|other| differs_in_case(other, name))
             });
             if twin {
                 return Err(Error::new(Kind::Exists, "create")

@@ -25,6 +25,8 @@ const WHOLE: &str = "whole";
 #[derive(Debug)]
 pub(super) struct Memory {
     part_size: AtomicU64,
+    /// As the settings have it.
+    part_size_set: u64,
     pub(super) sequential: AtomicBool,
     /// The server took a whole content after it had refused its first part.
     no_parts: AtomicBool,
@@ -51,6 +53,7 @@ impl Memory {
     pub(super) fn new(part_size: u64, parallel: bool) -> Self {
         Memory {
             part_size: AtomicU64::new(part_size),
+            part_size_set: part_size,
             sequential: AtomicBool::new(!parallel),
             no_parts: AtomicBool::new(false),
             under_way: Mutex::default(),
@@ -73,9 +76,11 @@ impl Memory {
         lock(&self.under_way).remove(id);
     }
 
-    /// Halves the parts of later uploads; false if a part of `len` bytes is as small as they get.
+    /// Halves the parts of later uploads; false if a part of `len` bytes is as small as they get. Then
+    /// size was not the reason (a 404 has many), and parts are again as they were.
     fn smaller_than(&self, len: u64) -> bool {
         if len <= PART_MIN {
+            self.part_size.store(self.part_size_set, Ordering::Relaxed);
             return false;
         }
         let half = (len / 2).max(PART_MIN);
@@ -432,9 +437,19 @@ impl ProGet {
                 .at(path)
                 .said("not before the file is closed"));
         }
-        self.send_whole(new, source, path, new.exclusive, false)
-            .await?;
-        self.uploads.no_parts.store(true, Ordering::Relaxed);
+        let doubt = new.exclusive && self.uploads.doubtful(OP, path);
+        let done = self
+            .send_whole(new, source, path, new.exclusive, doubt)
+            .await;
+        self.uploads.settle(OP, path, &done);
+        match done {
+            Ok(_) => self.uploads.no_parts.store(true, Ordering::Relaxed),
+            Err(error) if error.kind.worth_another_try() => return Err(error),
+            Err(error) => {
+                lock(&self.uploads.whole).remove(path);
+                return Err(error);
+            }
+        }
         lock(&self.uploads.whole).remove(path);
         Ok(())
     }
