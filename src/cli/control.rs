@@ -356,6 +356,11 @@ pub(super) fn unexpected(mountpoint: &Path, answer: Option<&Answer>) -> String {
     }
 }
 
+/// Whether the root of a filesystem names a socket of ours.
+pub(super) fn has_attribute(mountpoint: &Path) -> bool {
+    rustix::fs::getxattr(mountpoint, ATTRIBUTE, &mut [0u8; 4096]).is_ok()
+}
+
 fn socket_of(mountpoint: &Path) -> Result<PathBuf, String> {
     let shown = mountpoint.display();
     let mut value = vec![0u8; 4096];

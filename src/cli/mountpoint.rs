@@ -6,9 +6,15 @@ use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::mpsc;
+use std::time::Duration;
 
-/// The type of our mounts in /proc/self/mountinfo.
-pub(super) const FSTYPE: &str = "fuse.assetfs";
+/// The type of our mounts in /proc/self/mountinfo, when fusermount3 made them; root's own mount(2) has
+/// the type `fuse`.
+const FSTYPE: &str = "fuse.assetfs";
+
+/// How long another filesystem's process may take to say that it is not ours.
+const LOOK_LIMIT: Duration = Duration::from_secs(2);
 
 /// A line of /proc/self/mountinfo.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,6 +25,22 @@ pub(super) struct Mount {
     pub(super) fstype: String,
     /// What is mounted.
     pub(super) source: String,
+}
+
+impl Mount {
+    /// Whether it is one of ours.
+    pub(super) fn is_ours(&self) -> bool {
+        if self.fstype != "fuse" {
+            return self.fstype == FSTYPE;
+        }
+        let (sender, answer) = mpsc::channel();
+        let mountpoint = self.mountpoint.clone();
+        std::thread::spawn(move || {
+            // Nobody listens any more after the limit.
+            let _ = sender.send(super::control::has_attribute(&mountpoint));
+        });
+        answer.recv_timeout(LOOK_LIMIT).unwrap_or(false)
+    }
 }
 
 /// All mounts that this process sees, in the order they were made.
@@ -89,7 +111,7 @@ pub(super) fn usable(path: &Path, mounts: &[Mount]) -> Result<PathBuf, String> {
     let full = std::fs::canonicalize(path).map_err(|why| format!("cannot use {shown}: {why}"))?;
     let top = mounts.iter().rev().find(|mount| mount.mountpoint == full);
     match top {
-        Some(mount) if mount.fstype == FSTYPE => {
+        Some(mount) if mount.is_ours() => {
             return Err(format!(
                 "{} is mounted on {shown} already: assetfs umount {shown}",
                 mount.source

@@ -53,10 +53,7 @@ fn once(args: &StatusArgs) -> Result<(String, u8), String> {
         return Ok((show(&Client::report(mountpoint)?)?, 0));
     }
     let (mut text, mut ended) = (String::new(), 0);
-    for mount in mountpoint::mounts()?
-        .iter()
-        .filter(|mount| mount.fstype == mountpoint::FSTYPE)
-    {
+    for mount in mountpoint::mounts()?.iter().filter(|mount| mount.is_ours()) {
         match Client::report(&mount.mountpoint) {
             Ok(report) => text.push_str(&show(&report)?),
             Err(why) => {
