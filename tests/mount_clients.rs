@@ -137,10 +137,10 @@ fn a_second_rsync_sends_nothing_not_even_after_a_remount() {
 fn rsync_sends_only_what_changed_and_deletes_what_went() {
     given().mounted(|m| {
         tree(m);
-        m.sh("rsync -a t/ $M/t/; echo two > t/one; rm t/nothing");
+        m.sh("rsync -a t/ $M/t/; echo twice > t/one; rm t/nothing");
         m.forget();
         m.sh("rsync -a --delete t/ $M/t/");
-        assert_eq!(m.stored("t/one").unwrap(), b"two\n");
+        assert_eq!(m.stored("t/one").unwrap(), b"twice\n");
         assert_eq!(m.stored("t/nothing"), None);
         assert!(
             m.uploads().iter().all(|u| u.contains("one")),

@@ -192,21 +192,25 @@ fn an_upload_that_stalls_is_given_up_after_stall_timeout() {
 
 #[test]
 fn a_refused_read_is_eacces_and_a_missing_file_enoent() {
-    hasty().on_server("a", [1; 1000]).mounted(|m| {
-        assert_eq!(m.names(""), ["a"]);
-        m.rules([Rule::answer(403).path("content/a")]);
-        let file = File::open(m.at("a")).unwrap();
-        assert_eq!(errno(file.read_at(&mut [0; 10], 0)), libc::EACCES);
-        m.rules([]);
-        assert_eq!(file.read_at(&mut [0; 10], 0).unwrap(), 10);
-        assert_eq!(errno(File::open(m.at("b"))), libc::ENOENT);
-        m.rules([Rule::answer(403)]);
-        assert_eq!(errno(File::open(m.at("c"))), libc::EACCES);
-        assert_eq!(errno(std::fs::create_dir(m.at("d"))), libc::EACCES);
-        assert_eq!(errno(std::fs::remove_file(m.at("a"))), libc::EACCES);
-        m.rules([]);
-        assert_eq!(m.stored_names(), ["a"]);
-    });
+    hasty()
+        .with("attr_ttl", "0s")
+        .with("negative_ttl", "0s")
+        .on_server("a", [1; 1000])
+        .mounted(|m| {
+            assert_eq!(m.names(""), ["a"]);
+            m.rules([Rule::answer(403).path("content/a")]);
+            let file = File::open(m.at("a")).unwrap();
+            assert_eq!(errno(file.read_at(&mut [0; 10], 0)), libc::EACCES);
+            m.rules([]);
+            assert_eq!(file.read_at(&mut [0; 10], 0).unwrap(), 10);
+            assert_eq!(errno(File::open(m.at("b"))), libc::ENOENT);
+            m.rules([Rule::answer(403)]);
+            assert_eq!(errno(File::open(m.at("c"))), libc::EACCES);
+            assert_eq!(errno(std::fs::create_dir(m.at("d"))), libc::EACCES);
+            assert_eq!(errno(std::fs::remove_file(m.at("a"))), libc::EACCES);
+            m.rules([]);
+            assert_eq!(m.stored_names(), ["a"]);
+        });
 }
 
 #[test]
@@ -264,7 +268,7 @@ fn a_server_that_dies_in_the_middle_of_a_cp_fails_it_and_the_rest_answers_from_m
             m.sh("cp small $M/small");
             assert_eq!(m.stored("small").unwrap(), b"small");
             assert_eq!(m.stored("big"), None);
-            assert_eq!(m.spooled().len(), 1);
+            assert_eq!(m.xattr("big", "user.assetfs.state"), "unsent");
             let copied = m.run("cp big $M/big || cp big $M/big");
             assert!(copied.status.success(), "{copied:?}");
             assert_eq!(m.stored("big").unwrap().len(), 3_000_000);
@@ -348,8 +352,8 @@ fn a_file_replaced_by_somebody_else_while_it_is_changed_here_is_not_mixed() {
         .leaves_unsent()
         .mounted(|m| {
             let file = m.update("a");
-            file.write_all_at(b"ours", 0).unwrap();
             m.change_on_server("a", vec![b't'; 200_000]);
+            file.write_all_at(b"ours", 0).unwrap();
             let told = file.sync_all();
             let stored = m.stored("a").unwrap();
             match told {
@@ -376,4 +380,57 @@ fn a_full_spool_is_enospc_at_write_and_sends_nothing_torn() {
             m.sh("rm $M/a; echo x > $M/b");
             assert_eq!(m.stored("b").unwrap(), b"x\n");
         });
+}
+
+#[test]
+fn a_delete_that_a_proxy_blocks_goes_the_other_way() {
+    let blocked = Rule::answer(405).method("DELETE");
+    hasty().on_server("a", "a").rules([blocked]).mounted(|m| {
+        std::fs::remove_file(m.at("a")).unwrap();
+        assert_eq!(m.changes(), ["DELETE content/a", "POST delete/a"]);
+        assert!(m.stored_names().is_empty());
+    });
+}
+
+#[test]
+fn an_upload_that_is_answered_with_404_for_ever_is_eio() {
+    hasty()
+        .rules([Rule::answer(404).path("content/a")])
+        .leaves_unsent()
+        .mounted(|m| {
+            assert_eq!(m.put("a", "x"), "close EIO");
+            assert!(m.uploads().len() < 8, "{:?}", m.uploads());
+            assert_kept_and_mended(m, "a", "404");
+        });
+}
+
+#[test]
+fn a_416_is_an_error_once_and_no_bytes_of_another_place() {
+    hasty().on_server("a", [1; 1000]).mounted(|m| {
+        let file = File::open(m.at("a")).unwrap();
+        m.rules([Rule::answer(416).path("content/a")]);
+        let told = errno(file.read_at(&mut [0; 10], 500));
+        assert!([libc::EIO, libc::ESTALE].contains(&told), "{told}");
+        m.rules([]);
+        assert_eq!(m.read("a"), [1; 1000]);
+    });
+}
+
+#[test]
+fn what_others_made_of_a_name_meanwhile_is_told_with_its_own_errno() {
+    let setup = hasty().with("attr_ttl", "10m").with("negative_ttl", "10m");
+    let setup = setup.on_server("d/x", "x").on_server("e/x", "x");
+    setup.leaves_unsent().mounted(|m| {
+        m.sh("rm $M/d/x $M/e/x; mkdir $M/g; ls -lR $M");
+        m.on_disk(|dir| {
+            std::fs::create_dir(dir.join("d/dir")).unwrap();
+            std::fs::remove_dir(dir.join("e")).unwrap();
+            std::fs::write(dir.join("e"), "a file now").unwrap();
+            std::fs::write(dir.join("g/new"), "new").unwrap();
+        });
+        assert_eq!(m.put("d/dir", "x"), "close EISDIR");
+        assert_eq!(m.put("e/y", "x"), "close ENOTDIR");
+        assert_eq!(errno(std::fs::remove_dir(m.at("g"))), libc::ENOTEMPTY);
+        assert_eq!(m.stored_names(), ["d/", "d/dir/", "e", "g/", "g/new"]);
+    });
 }

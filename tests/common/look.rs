@@ -50,6 +50,11 @@ impl Mount {
         std::fs::rename(new, path).unwrap();
     }
 
+    /// Somebody else does what they like in the served folder.
+    pub fn on_disk(&self, change: impl FnOnce(&Path)) {
+        change(&self.settings.dir);
+    }
+
     /// Somebody else removes a file on the server.
     pub fn remove_on_server(&self, path: &str) {
         std::fs::remove_file(self.settings.dir.join(path)).unwrap();

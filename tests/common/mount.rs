@@ -12,11 +12,12 @@
 
 use assetfs::serve::{Rule, Server, Settings};
 use std::fs::File;
+use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::net::UnixDatagram;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::process::{Child, ChildStdout, Command, ExitStatus, Output, Stdio};
 use std::sync::Mutex;
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
@@ -164,6 +165,29 @@ pub struct Mount {
     flags: Vec<(String, String)>,
     daemon: Mutex<Option<Child>>,
     dir: tempfile::TempDir,
+}
+
+/// A program that is spoken to.
+pub struct Talk {
+    child: Child,
+    out: BufReader<ChildStdout>,
+}
+
+impl Talk {
+    /// Says a line and waits for the answer.
+    pub fn say(&mut self, line: &str) {
+        let stdin = self.child.stdin.as_mut().unwrap();
+        stdin.write_all(format!("{line}\n").as_bytes()).unwrap();
+        let mut answer = String::new();
+        self.out.read_line(&mut answer).unwrap();
+        assert!(!answer.is_empty(), "it ended");
+    }
+
+    /// Lets it end.
+    pub fn end(mut self) {
+        drop(self.child.stdin.take());
+        self.child.wait().unwrap();
+    }
 }
 
 /// How a program ended.
@@ -440,6 +464,17 @@ impl Mount {
             ended.err
         );
         ended.out.trim_end().to_owned()
+    }
+
+    /// Starts a script that reads lines and answers each with one: a process that holds files open while
+    /// the test starts others (each of those closes what it inherits from here).
+    pub fn talk(&self, script: &str) -> Talk {
+        let mut child = (self.shell(script).stdin(Stdio::piped()))
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let out = BufReader::new(child.stdout.take().unwrap());
+        Talk { child, out }
     }
 
     /// Starts a script in the background.
