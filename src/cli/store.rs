@@ -88,6 +88,12 @@ async fn proget_at(
     let wraps = WrapSettings {
         uploads: settings.uploads,
         downloads: settings.downloads,
+        // Whoever wants to hear soon that nothing moves wants no tries beyond that either.
+        retry: RetrySettings {
+            budget: settings.stall_timeout * 2,
+            later_budget: settings.stall_timeout * 10,
+            ..RetrySettings::default()
+        },
         ..WrapSettings::default()
     };
     // Somebody waits at a prompt: a wrong address must not take minutes to say so.

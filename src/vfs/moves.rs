@@ -133,7 +133,7 @@ impl Vfs {
         }
         if let Some(entry) = entry.as_ref().filter(|_| kind == EntryKind::Symlink) {
             return self
-                .rename_symlink(ino, entry, place, new_parent, new_name)
+                .rename_symlink(ino, entry, place, over_entry, new_parent, new_name)
                 .await;
         }
         // What is under the old name stays on the store, hidden here, until the commit under the new one.
@@ -198,12 +198,13 @@ impl Vfs {
         ino: u64,
         entry: &Arc<Entry>,
         place: Place,
+        over: Option<Entry>,
         new_parent: u64,
         new_name: &str,
     ) -> Result<()> {
         let target = self.readlink(ino).await?;
         let moved = async {
-            let copy = self.put_symlink(place, &target).await?;
+            let copy = self.put_symlink(place, &target, over).await?;
             self.store.remove(entry).await?;
             Ok(copy)
         };

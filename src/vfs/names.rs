@@ -324,7 +324,7 @@ impl Vfs {
             }
             self.clear_name(parent, name).await?;
             let asked = Instant::now();
-            let entry = self.put_symlink(place, target.as_bytes()).await?;
+            let entry = self.put_symlink(place, target.as_bytes(), None).await?;
             let mut tree = self.tree();
             let ino = tree.apply(parent, entry, asked).unwrap_or_default();
             if let Some(node) = tree.get_mut(ino) {
@@ -337,16 +337,21 @@ impl Vfs {
         .await
     }
 
-    /// Stores a symbolic link: its bytes are the target.
-    pub(super) async fn put_symlink(&self, place: Place, target: &[u8]) -> Result<Entry> {
+    /// Stores a symbolic link, in place of `over` if there is one: its bytes are the target.
+    pub(super) async fn put_symlink(
+        &self,
+        place: Place,
+        target: &[u8],
+        over: Option<Entry>,
+    ) -> Result<Entry> {
         let new = New {
             place,
             kind: EntryKind::Symlink,
             size: target.len() as u64,
             digests: Digests::default(),
             attrs: Attrs::default(),
-            replaces: None,
-            exclusive: true,
+            exclusive: over.is_none(),
+            replaces: over,
         };
         self.store
             .put(&new, &InMemory(Bytes::copy_from_slice(target)))

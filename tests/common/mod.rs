@@ -7,6 +7,9 @@
     missing_debug_implementations
 )]
 
+pub mod look;
+pub mod mount;
+
 use assetfs::error::{Kind, Result};
 use assetfs::store::{
     Addr, Algo, Attrs, Digests, Entry, Kind as EntryKind, New, Part, Place, Sink, Source, Store,
