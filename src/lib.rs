@@ -6,6 +6,7 @@
 pub mod cli;
 pub mod config;
 pub mod error;
+pub mod flow;
 pub mod fuse;
 pub mod http;
 pub mod read;

@@ -5,7 +5,7 @@ use super::headers::{kind_of_status, opaque_tag, retry_after};
 use super::pulse::Pulse;
 use super::rate::Rate;
 use crate::error::{Error, Kind, Result};
-use crate::store::Sink;
+use crate::flow::Sink;
 use bytes::{Buf, Bytes, BytesMut};
 use serde::de::DeserializeOwned;
 use std::io::Read;

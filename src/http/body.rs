@@ -4,7 +4,7 @@ use super::client::Counters;
 use super::pulse::Pulse;
 use super::rate::Rate;
 use crate::error::{Error, Kind, Result};
-use crate::store::{PIECE, Source};
+use crate::flow::{PIECE, Source};
 use bytes::Bytes;
 use futures_util::Stream;
 use std::ops::Range;

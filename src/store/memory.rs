@@ -25,11 +25,13 @@ struct Item {
     modified: SystemTime,
 }
 
+type Parts = BTreeMap<u32, (Range<u64>, Bytes)>;
+
 #[derive(Debug)]
 pub(crate) struct Memory {
     pub(crate) caps: Caps,
     items: Mutex<BTreeMap<String, Item>>,
-    uploads: Mutex<BTreeMap<String, BTreeMap<u32, (Range<u64>, Bytes)>>>,
+    uploads: Mutex<BTreeMap<String, Parts>>,
     pub(crate) faults: Mutex<VecDeque<Fault>>,
     pub(crate) log: Mutex<Vec<String>>,
     /// Requests of the named kinds wait for a permit each.

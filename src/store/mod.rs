@@ -13,6 +13,7 @@ mod retry;
 mod trace;
 mod wrapped;
 
+pub use crate::flow::{PIECE, Sink, Source};
 pub use entry::*;
 pub use retry::RetrySettings;
 pub use trace::{Counts, OpCount, Stats};
@@ -24,22 +25,6 @@ use bytes::Bytes;
 use std::fmt::Debug;
 use std::ops::Range;
 use std::time::Duration;
-
-/// Bytes that can be read again, as often as a request must be tried.
-#[async_trait]
-pub trait Source: Send + Sync {
-    /// The bytes of `range`, all of them. Callers ask for pieces of at most [`PIECE`] bytes.
-    async fn read(&self, range: Range<u64>) -> Result<Bytes>;
-}
-
-/// The size of the pieces in which a [`Source`] is read for a request body, in bytes.
-pub const PIECE: u64 = 256 * 1024;
-
-/// Where the bytes of a read go, in order, as they arrive.
-pub trait Sink: Send {
-    /// Takes the next bytes.
-    fn put(&mut self, bytes: Bytes);
-}
 
 /// What [`Store::probe`] found.
 #[derive(Clone, Debug, PartialEq, Eq)]

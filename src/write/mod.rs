@@ -311,7 +311,7 @@ impl Writer {
 
     /// Overwrites `range` with zeros; within the size unless `grow`.
     pub fn zero(&self, range: Range<u64>, grow: bool) -> Result<()> {
-        const ZEROS: [u8; 1 << 16] = [0; 1 << 16];
+        static ZEROS: [u8; 1 << 16] = [0; 1 << 16];
         let mut inner = self.lock();
         let end = if grow {
             range.end
