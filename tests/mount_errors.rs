@@ -177,15 +177,16 @@ fn a_server_that_fails_for_ever_is_eio_or_etimedout_in_bounded_time() {
 
 #[test]
 fn an_upload_that_stalls_is_given_up_after_stall_timeout() {
+    // A part: the answer to a commit has its own, longer bound.
     let silent = Rule::new(Action::Stall {
         after: None,
         seconds: None,
     });
     hasty()
-        .rules([silent.path("content/a")])
+        .rules([silent.query("multipart=upload")])
         .leaves_unsent()
         .mounted(|m| {
-            assert_eq!(m.put("a", "x"), "close ETIMEDOUT");
+            assert_eq!(m.put("a", vec![1; 200_000]), "close ETIMEDOUT");
             assert_kept_and_mended(m, "a", "timed out");
         });
 }
