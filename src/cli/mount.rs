@@ -76,6 +76,25 @@ struct Plan {
     second: bool,
 }
 
+/// What a start took up, in one line.
+fn said(taken: &vfs::TakenUp) -> String {
+    let mut parts = Vec::new();
+    if taken.sending > 0 {
+        parts.push(format!("{} sent now", count(taken.sending)));
+    }
+    if taken.there > 0 {
+        parts.push(format!("{} the store already had", count(taken.there)));
+    }
+    if taken.kept > 0 {
+        parts.push(format!(
+            "{} kept unsent (assetfs unsent list)",
+            count(taken.kept)
+        ));
+    }
+    parts.extend(taken.odd.iter().cloned());
+    format!("left by an earlier mount: {}", parts.join("; "))
+}
+
 impl Plan {
     fn check(wish: &Wish, env: &Env, second: bool) -> Result<Self, String> {
         let mut resolved = config::resolve(&wish.given, env)?;
@@ -144,14 +163,23 @@ impl Plan {
         let ended = rt.block_on(async {
             // Before the mount, so that no signal finds it undrained.
             let signals = Signals::new()?;
+            let taken = vfs.take_up().await;
+            if taken != vfs::TakenUp::default() {
+                log::warn!("{}", said(&taken));
+            }
             let mounted = fuse::mount(Arc::clone(&vfs), &self.mountpoint, &fuse, handle)
                 .map_err(|why| format!("cannot mount on {}: {why}", self.mountpoint.display()))?;
+            let watch = Arc::clone(&vfs);
+            let watch = tokio::spawn(async move { watch.watch_idle().await });
             let life = Life {
                 plan: self,
-                vfs,
+                vfs: Arc::clone(&vfs),
                 mounted: Arc::new(mounted),
             };
-            life.live(signals, socket.as_deref()).await
+            let ended = life.live(signals, socket.as_deref()).await;
+            watch.abort();
+            vfs.close_spool();
+            ended
         });
         if let Some(socket) = socket {
             // It is gone already if the state directory is.
@@ -187,6 +215,14 @@ impl Plan {
                 .join("spool")
                 .join(spool_name(&self.resolved.source, probe)),
             spool_max: settings.spool_max,
+            commit: settings.commit,
+            commit_for: settings.commit_for.0.clone(),
+            temp_names: match settings.defer_temp {
+                true => settings.temp_names.0.clone(),
+                false => Vec::new(),
+            },
+            temp_idle: settings.temp_idle,
+            conflict: settings.conflict,
             rename_max: settings.rename_max,
             control: Some(control::socket_path(&self.state_dir)?),
         })

@@ -5,6 +5,7 @@
 mod credential;
 mod dash_o;
 mod file;
+pub mod promises;
 mod settings;
 mod source;
 pub mod units;

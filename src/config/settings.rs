@@ -4,7 +4,8 @@
 //! To add a setting, add a field. Its long flag `--foo-bar` makes the key `foo_bar` and the variable
 //! `ASSETFS_FOO_BAR`.
 
-use super::units;
+use super::{promises, units};
+use crate::write::{Conflict, Promise};
 use clap::{Args, CommandFactory, Parser};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -94,6 +95,29 @@ pub struct Settings {
     /// gives up after this time without progress
     #[arg(help_heading = "Times", long, value_name = "TIME", value_parser = units::duration, default_value = "60s")]
     pub drain_timeout: Duration,
+    /// What close and fsync answer for: the store has it (close), or the spool has it durably and it is
+    /// sent in the background, across restarts (spool)
+    #[arg(help_heading = "Promises", long, value_name = "close|spool", value_parser = promises::commit, default_value = "close")]
+    pub commit: Promise,
+    /// The same for paths below the mountpoint, the first pattern that matches counts:
+    /// "*.log=spool;backups/**=close"
+    #[arg(help_heading = "Promises", long, value_name = "PATTERNS", value_parser = promises::commit_for, default_value = "")]
+    pub commit_for: promises::CommitFor,
+    /// Keep files under temporary names in the spool until they are renamed
+    #[arg(help_heading = "Promises", long, value_name = "BOOL", value_parser = units::switch, default_value = "true",
+          num_args = 0..=1, require_equals = true, default_missing_value = "true", hide_possible_values = true,
+          action = clap::ArgAction::Set)]
+    pub defer_temp: bool,
+    /// The temporary names: patterns of the last part of a path
+    #[arg(help_heading = "Promises", long, value_name = "PATTERNS", value_parser = promises::names, default_value = promises::TEMP_NAMES)]
+    pub temp_names: promises::Names,
+    /// How long a file stays unsent under a temporary name without being renamed
+    #[arg(help_heading = "Promises", long, value_name = "TIME", value_parser = units::duration, default_value = "60s")]
+    pub temp_idle: Duration,
+    /// When somebody else changed a file between our open and our commit: keep-both (ours goes beside it),
+    /// fail or overwrite
+    #[arg(help_heading = "Promises", long, value_name = "WORD", value_parser = promises::conflict, default_value = "keep-both")]
+    pub conflict: Conflict,
     /// PEM file with more certificate authorities to trust
     #[arg(help_heading = "Connection", long, value_name = "PATH")]
     pub ca_file: Option<PathBuf>,

@@ -197,7 +197,7 @@ fn http_to_another_machine_is_warned_about() {
 fn every_key_is_accepted_as_flag_word_variable_and_file_key() {
     let value = |key: &str| match Settings::of([(key, "5s")]) {
         Ok(_) if key != "config" => Some("5s"),
-        _ => ["5", "on", "info"]
+        _ => ["5", "on", "info", "spool", "fail", "*.x=spool"]
             .into_iter()
             .find(|v| Settings::of([(key, *v)]).is_ok()),
     };

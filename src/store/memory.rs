@@ -107,11 +107,6 @@ impl Memory {
         self.items.lock().unwrap().insert(path.to_owned(), item);
     }
 
-    /// Somebody else removes a file.
-    pub(crate) fn uproot(&self, path: &str) {
-        self.items.lock().unwrap().remove(path);
-    }
-
     /// How many requests of a kind there were.
     pub(crate) fn count(&self, op: &str) -> usize {
         self.log

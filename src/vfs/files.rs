@@ -69,10 +69,14 @@ impl Vfs {
                 }),
             path: tree.path(ino),
             replaces: Some((*entry).clone()),
+            looked: Some(node.checked),
+            removes: Vec::new(),
             exclusive: false,
             attrs: node.attrs.clone(),
         };
+        let (path, name) = (target.path.clone(), node.name.clone());
         let writer = Writer::new(ino, self.write.clone(), target, Some(entry));
+        self.set_terms(&writer, &path, &name);
         if let Some(node) = tree.get_mut(ino) {
             node.writer = Some(writer.clone());
         }

@@ -3,6 +3,7 @@
 //! Locks, in this order, never across an await: `tree`, `handles`, then a writer's, then the cache's.
 
 mod attrs;
+mod debts;
 mod files;
 mod moves;
 mod names;
@@ -13,6 +14,7 @@ mod tree;
 mod tests;
 
 pub use attrs::{Attr, Change, Statfs, TimeSet};
+pub use debts::TakenUp;
 pub use files::{Open, OpenFlags};
 pub use names::Listed;
 pub use status::{FileState, FileStatus, Status};
@@ -21,8 +23,9 @@ pub use tree::ROOT;
 use crate::error::{Error, Kind, Result};
 use crate::read::Cache;
 use crate::store::{Attrs, Digests, Entry, Kind as EntryKind, Probe, Space, Store, Version};
-use crate::write::{self, Spool, Writer};
+use crate::write::{self, Conflict, Found, Promise, Spool, Writer};
 use files::Handle;
+use globset::{Glob, GlobSet, GlobSetBuilder};
 use std::collections::{HashMap, VecDeque};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -60,6 +63,17 @@ pub struct Options {
     pub spool_dir: PathBuf,
     /// Most bytes in the spool; `None`: as the disk allows.
     pub spool_max: Option<u64>,
+    /// What closes and fsyncs answer for.
+    pub commit: Promise,
+    /// The same for paths below the mountpoint (without a leading `/`) that match; the first that
+    /// matches counts.
+    pub commit_for: Vec<(Glob, Promise)>,
+    /// Temporary names, which are not sent before they are renamed; empty: none.
+    pub temp_names: Vec<Glob>,
+    /// How long a file stays under a temporary name without being written before it is sent all the same.
+    pub temp_idle: Duration,
+    /// What is done when somebody else changed a file meanwhile.
+    pub conflict: Conflict,
     /// A directory with more entries below it is not renamed but copied by the caller (`EXDEV`).
     pub rename_max: usize,
     /// The socket that `user.assetfs.control` on the root tells.
@@ -104,6 +118,10 @@ pub struct Vfs {
     /// Committed spool files kept as a cache, oldest first.
     kept: Mutex<VecDeque<(u64, u64)>>,
     draining: AtomicBool,
+    temp_names: GlobSet,
+    commit_for: GlobSet,
+    /// What the start found in the spool, until it is taken up.
+    found: Mutex<Found>,
     space: Mutex<Option<(Instant, Option<Space>)>>,
     /// Something was committed, failed, or came to rest.
     changed: Notify,
@@ -122,7 +140,7 @@ impl Vfs {
         options: Options,
         rt: tokio::runtime::Handle,
     ) -> Result<Arc<Self>> {
-        let spool = Spool::open(&options.spool_dir, options.spool_max)?;
+        let (spool, found) = Spool::open(&options.spool_dir, options.spool_max)?;
         let cache = Cache::new(
             store.clone(),
             rt.clone(),
@@ -148,6 +166,8 @@ impl Vfs {
             attr: options.attr_ttl,
             negative: options.negative_ttl,
         };
+        let temp_names = globs(options.temp_names.iter())?;
+        let commit_for = globs(options.commit_for.iter().map(|(glob, _)| glob))?;
         Ok(Arc::new_cyclic(|me: &Weak<Vfs>| Vfs {
             me: me.clone(),
             cache: cache.clone(),
@@ -157,6 +177,8 @@ impl Vfs {
                 spool,
                 rt: rt.clone(),
                 uploads: options.uploads,
+                conflict: options.conflict,
+                defer_max: options.spool_max.unwrap_or(u64::MAX) / 4,
                 owner: me.clone(),
                 sent_bytes: AtomicU64::new(0),
                 committed_files: AtomicU64::new(0),
@@ -170,6 +192,9 @@ impl Vfs {
             refused: Mutex::default(),
             kept: Mutex::default(),
             draining: AtomicBool::new(false),
+            temp_names,
+            commit_for,
+            found: Mutex::new(found),
             space: Mutex::default(),
             changed: Notify::new(),
             started: now,
@@ -260,44 +285,9 @@ impl Vfs {
         file_status(&tree, node)
     }
 
-    /// Takes no new writes (`EROFS`) and waits until what was closed is sent, for at most `limit`.
-    /// What is open and not closed is not sent: nobody said that it is whole.
-    pub async fn drain(&self, limit: Duration) -> Drained {
-        self.draining.store(true, Ordering::Release);
-        let _ = tokio::time::timeout(limit, self.landed()).await;
-        let mut drained = Drained {
-            kept: 0,
-            refused: 0,
-        };
-        for writer in self.writers() {
-            let (top, flight, last, _) = writer.look();
-            if flight != write::Flight::Idle {
-                drained.kept += 1;
-            } else if top != write::Top::Same || matches!(last, write::Last::Failed { .. }) {
-                drained.refused += 1;
-            }
-        }
-        drained
-    }
-
     /// Takes writes again, after a drain whose unmount was refused as busy.
     pub fn undrain(&self) {
         self.draining.store(false, Ordering::Release);
-    }
-
-    /// Waits until nothing is being sealed or sent.
-    async fn landed(&self) {
-        loop {
-            let changed = self.changed.notified();
-            if !self
-                .writers()
-                .iter()
-                .any(|w| w.look().1 != write::Flight::Idle)
-            {
-                return;
-            }
-            changed.await;
-        }
     }
 
     fn writers(&self) -> Vec<Arc<Writer>> {
@@ -340,6 +330,15 @@ impl Vfs {
     }
 }
 
+fn globs<'a>(globs: impl Iterator<Item = &'a Glob>) -> Result<GlobSet> {
+    let mut set = GlobSetBuilder::new();
+    for glob in globs {
+        set.add(glob.clone());
+    }
+    set.build()
+        .map_err(|e| Error::new(Kind::Invalid, "read patterns").because(e))
+}
+
 fn file_status(tree: &Tree, node: &Node) -> Option<FileStatus> {
     let entry_size = node.entry.as_ref().map_or(0, |entry| entry.size);
     let mut status = FileStatus {
@@ -356,9 +355,13 @@ fn file_status(tree: &Tree, node: &Node) -> Option<FileStatus> {
     status.size = writer.size();
     status.sent = sent;
     status.state = match (flight, top, &last) {
-        (write::Flight::Sealing, ..) => FileState::Sealing,
+        (write::Flight::Sealing | write::Flight::Keeping, ..) => FileState::Sealing,
         (write::Flight::Uploading, ..) => FileState::Uploading,
         (_, write::Top::Touched | write::Top::Written, _) => FileState::Dirty,
+        (write::Flight::Parked, ..) => match writer.parked() {
+            Some((_, true)) => FileState::Deferred,
+            _ => FileState::Unsent,
+        },
         (.., write::Last::Failed { .. }) if writer.is_open() => FileState::Failed,
         (.., write::Last::Failed { .. }) => FileState::Unsent,
         (.., write::Last::Committed) => FileState::Committed,
@@ -388,8 +391,24 @@ impl write::Owner for Vfs {
                     node.written = writer.written();
                 }
             }
+            tree.lay(ino);
         }
         self.changed.notify_waiters();
+    }
+
+    fn diverted(&self, ino: u64, theirs: &Entry, other: &Entry) {
+        let mut tree = self.tree();
+        let now = Instant::now();
+        let Some(node) = tree.get_mut(ino) else {
+            return;
+        };
+        let parent = node.parent;
+        (node.checked, node.changed) = (now, Some(now));
+        (node.attrs, node.written, node.ctime) = (theirs.attrs.clone(), None, None);
+        node.pages = None;
+        node.entry = Some(Arc::new(theirs.clone()));
+        tree.apply(parent, other.clone(), now);
+        tree.lay(ino);
     }
 
     fn failed(&self, ino: u64, error: &Error) {
@@ -424,6 +443,7 @@ impl write::Owner for Vfs {
             node.writer = None;
             tree.reap(ino);
         }
+        tree.lay(ino);
         drop(tree);
         self.changed.notify_waiters();
     }

@@ -6,7 +6,7 @@ use super::tree::ROOT;
 use super::{Vfs, lock};
 use crate::error::{Error, Kind, Result};
 use crate::store::{Entry, Kind as EntryKind, Place};
-use crate::write::Target;
+use crate::write::{self, Target};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -101,18 +101,24 @@ impl Vfs {
             .place(new_parent, new_name)
             .ok_or_else(missing)?;
         // Nothing may arrive under the new name after this file has.
-        let over_entry = match over {
+        let mut replaced = match over {
             Some(over) => {
                 let gone = async { Ok(self.give_up(over).await) };
                 self.within_name_timeout("rename", gone).await?
             }
-            None => None,
+            None => Vec::new(),
         };
-        let (old, entry, writer, kind) = {
+        let at = replaced.iter().position(|(there, _)| *there == place);
+        let over_entry = at.map(|at| replaced.swap_remove(at).1);
+        let (parent, entry, writer, kind) = {
             let tree = self.tree();
             let node = tree.get(ino).ok_or_else(missing)?;
-            let old = tree.place(node.parent, &node.name).ok_or_else(missing)?;
-            (old, node.entry.clone(), node.writer.clone(), node.kind)
+            (
+                node.parent,
+                node.entry.clone(),
+                node.writer.clone(),
+                node.kind,
+            )
         };
         let unsettled = writer.as_ref().is_some_and(|writer| !writer.is_settled());
         if let Some(entry) = entry
@@ -130,42 +136,31 @@ impl Vfs {
                 .rename_symlink(ino, entry, place, over_entry, new_parent, new_name)
                 .await;
         }
-        // What is under the old name now, and must not stay there: an older version, or what this file
-        // itself was about to replace.
+        // What is under the old name stays on the store, hidden here, until the commit under the new one.
         let writer = self.writer(ino)?;
-        if unsettled && writer.is_open() {
-            // The old name goes before the new version is there: the bytes it still needs are fetched.
-            self.within_name_timeout("rename", writer.hold(u64::MAX))
-                .await?;
+        if let Some(old) = writer.target().replaces {
+            self.tree().haunt(parent, old, ino);
         }
-        let mut strays: Vec<Entry> = writer.target().replaces.into_iter().collect();
+        let deferred = self.is_deferred(new_name);
         self.take_name(ino, new_parent, new_name);
-        let redirect = |target: &mut Target| redirect(target, place, over_entry, new_name);
-        let moved = async { Ok(writer.retarget(redirect).await) };
-        strays.extend(self.within_name_timeout("rename", moved).await?);
+        let change = |target: &mut Target| redirect(target, place, over_entry, replaced, new_name);
+        self.within_name_timeout("rename", writer.retarget(change))
+            .await?;
         // With a write or an upload under way, that commit is the copy. Else it is made now: from the
         // spool if the bytes are there, or by way of it.
-        let answer = match (unsettled, writer.is_open()) {
-            (true, true) => None,
-            (true, false) => Some(writer.sync()),
-            (false, _) => Some(writer.force()?),
+        let open = writer.is_open();
+        if deferred || open {
+            writer.set_deferred(deferred);
+        } else {
+            writer.clear_deferred();
+        }
+        let answer = match (unsettled, open) {
+            (true, true) => return Ok(()),
+            (true, false) => writer.sync(),
+            (false, _) => writer.force()?,
         };
-        let vfs = self
-            .me
-            .upgrade()
-            .ok_or(Error::new(Kind::Cancelled, "rename"))?;
-        let moved = self.rt.spawn(async move {
-            if let Some(answer) = answer {
-                wait(answer).await?;
-            }
-            for stray in strays {
-                vfs.remove_old(&old, &stray).await?;
-            }
-            Ok(())
-        });
-        match tokio::time::timeout(self.options.name_timeout, moved).await {
-            Ok(Ok(result)) => result,
-            Ok(Err(_)) => Err(Error::new(Kind::Broken, "rename").at(new_name)),
+        match tokio::time::timeout(self.options.name_timeout, wait(answer)).await {
+            Ok(result) => result,
             Err(_) => {
                 log::info!("{new_name}: the rename goes on as a copy in the background");
                 Ok(())
@@ -173,17 +168,28 @@ impl Vfs {
         }
     }
 
-    /// Removes what is left under an old name, unless the name has something newer by now.
-    async fn remove_old(&self, old: &Place, stray: &Entry) -> Result<()> {
-        match self.store.stat(old).await {
-            Ok(now) if now.version == stray.version => {}
-            Ok(_) => return Ok(()),
-            Err(error) if error.kind == Kind::NotFound => return Ok(()),
-            Err(error) => return Err(error),
+    /// Removes what is under the old names of an open file now, because their directory goes; the bytes
+    /// of it that are still needed are fetched before.
+    pub(super) async fn vacate(&self, ino: u64) -> Result<()> {
+        let writer = self.tree().get(ino).and_then(|node| node.writer.clone());
+        let Some(writer) = writer.filter(|writer| !writer.target().removes.is_empty()) else {
+            return Ok(());
+        };
+        writer.hold(u64::MAX).await?;
+        for (place, stray) in writer.take_removes() {
+            write::remove_stray(&*self.store, &place, &stray).await?;
         }
-        match self.store.remove(stray).await {
-            Err(error) if error.kind != Kind::NotFound => Err(error),
-            _ => Ok(()),
+        self.tree().lay(ino);
+        Ok(())
+    }
+
+    /// Makes room on the store for something that is not a file: a name that is gone here may still
+    /// be there, until a commit that removes it.
+    pub(super) async fn clear_name(&self, parent: u64, name: &str) -> Result<()> {
+        let by = self.tree().haunted_by(parent, name);
+        match by {
+            Some(by) => self.vacate(by).await,
+            None => Ok(()),
         }
     }
 
@@ -252,6 +258,7 @@ impl Vfs {
             return Ok(());
         }
         self.check_movable(ino).await?;
+        self.clear_name(new_parent, new_name).await?;
         self.move_dir(ino, over.is_some(), new_parent, new_name)
             .await
     }
@@ -320,6 +327,7 @@ impl Vfs {
                     EntryKind::Dir => self.move_dir(child, false, new, &name).await?,
                     EntryKind::File | EntryKind::Symlink => {
                         self.rename_file(child, None, new, &name).await?;
+                        self.vacate(child).await?;
                     }
                 }
             }
@@ -351,10 +359,28 @@ impl Vfs {
     }
 }
 
-fn redirect(target: &mut Target, place: Place, over: Option<Entry>, name: &str) {
+/// The commit goes to `place` from now on, and removes what is under the old name.
+fn redirect(
+    target: &mut Target,
+    place: Place,
+    over: Option<Entry>,
+    replaced: Vec<(Place, Entry)>,
+    name: &str,
+) {
     let dir = target.path.rfind('/').map_or("", |at| &target.path[..at]);
     target.path = format!("{dir}/{name}");
-    target.place = place;
-    target.replaces = over;
+    let old = std::mem::replace(&mut target.place, place);
+    if let Some(entry) = target.replaces.take() {
+        target.removes.push((old, entry));
+    }
+    target.removes.extend(replaced);
+    // Back under a name that it had: what is there is replaced, not removed.
+    let back = target
+        .removes
+        .iter()
+        .position(|(there, _)| *there == target.place);
+    let back = back.map(|at| target.removes.swap_remove(at).1);
+    target.replaces = over.or(back);
+    target.looked = Some(Instant::now());
     target.exclusive = false;
 }

@@ -5,7 +5,7 @@ use super::tree::{Known, ROOT};
 use super::{Attr, REFUSED_FOR, Vfs, lock};
 use crate::error::{Error, Kind, Result};
 use crate::store::{Attrs, Digests, Entry, Kind as EntryKind, New, Place, Source};
-use crate::write::{Target, Writer};
+use crate::write::{self, Target, Writer};
 use async_trait::async_trait;
 use bytes::Bytes;
 use std::ops::Range;
@@ -47,7 +47,7 @@ impl Vfs {
         let asked = Instant::now();
         let older = self.tree().child(parent, &place.name);
         match self.ask(older.is_some(), self.store.stat(place)).await {
-            Ok(entry) => Ok(Some(self.tree().apply(parent, entry, asked))),
+            Ok(entry) => Ok(self.tree().apply(parent, entry, asked)),
             Err(error) if error.kind == Kind::NotFound => {
                 let mut tree = self.tree();
                 tree.apply_absent(parent, &place.name, asked);
@@ -252,14 +252,19 @@ impl Vfs {
                     ..Attrs::default()
                 };
                 let path = tree.path(ino);
+                let ghost = tree.ghost(parent, name);
                 let target = Target {
                     place,
                     path,
-                    replaces: None,
-                    exclusive: flags.exclusive,
+                    exclusive: flags.exclusive && ghost.is_none(),
+                    replaces: ghost,
+                    looked: Some(Instant::now()),
+                    removes: Vec::new(),
                     attrs,
                 };
+                let terms = target.path.clone();
                 let writer = Writer::new(ino, self.write.clone(), target, None);
+                self.set_terms(&writer, &terms, name);
                 if let Err(error) = writer.touched() {
                     tree.detach(ino);
                     return Err(error);
@@ -286,10 +291,11 @@ impl Vfs {
             if self.find(parent, name).await?.is_some() {
                 return Err(Error::new(Kind::Exists, "mkdir").at(name));
             }
+            self.clear_name(parent, name).await?;
             let asked = Instant::now();
             let entry = self.store.mkdir(&place).await?;
             let mut tree = self.tree();
-            let ino = tree.apply(parent, entry, asked);
+            let ino = tree.apply(parent, entry, asked).unwrap_or_default();
             let default = self.default_mode(EntryKind::Dir);
             if let Some(node) = tree.get_mut(ino) {
                 let now = Instant::now();
@@ -316,10 +322,11 @@ impl Vfs {
             if self.find(parent, name).await?.is_some() {
                 return Err(Error::new(Kind::Exists, "symlink").at(name));
             }
+            self.clear_name(parent, name).await?;
             let asked = Instant::now();
             let entry = self.put_symlink(place, target.as_bytes(), None).await?;
             let mut tree = self.tree();
-            let ino = tree.apply(parent, entry, asked);
+            let ino = tree.apply(parent, entry, asked).unwrap_or_default();
             if let Some(node) = tree.get_mut(ino) {
                 node.lookups += 1;
                 node.changed = Some(Instant::now());
@@ -375,14 +382,7 @@ impl Vfs {
             if self.tree().get(ino).ok_or_else(missing)?.kind == EntryKind::Dir {
                 return Err(Error::new(Kind::IsDir, "unlink").at(name));
             }
-            if let Some(entry) = self.give_up(ino).await {
-                match self.store.remove(&entry).await {
-                    Ok(()) => {}
-                    // Somebody else was faster, or only an older look knew it.
-                    Err(error) if error.kind == Kind::NotFound => {}
-                    Err(error) => return Err(error),
-                }
-            }
+            self.remove_all(ino).await?;
             let mut tree = self.tree();
             if let Some(dir) = tree.get_mut(parent) {
                 dir.absent.insert(name.to_owned(), Instant::now());
@@ -394,23 +394,53 @@ impl Vfs {
     }
 
     /// Gives up what an inode still has to send, because its name goes; returns what the store has under
-    /// that name, once nothing more can arrive there. Bytes that somebody has open are held.
-    pub(super) async fn give_up(&self, ino: u64) -> Option<Entry> {
-        if self.tree().get(ino)?.handles > 0 {
+    /// that name and older ones, once nothing more can arrive there. Bytes that somebody has open are
+    /// held.
+    pub(super) async fn give_up(&self, ino: u64) -> Vec<(Place, Entry)> {
+        if self.tree().get(ino).is_some_and(|node| node.handles > 0) {
             self.hold(ino).await;
         }
-        let (entry, writer) = {
+        let (place, entry, writer) = {
             let tree = self.tree();
-            let node = tree.get(ino)?;
-            (node.entry.clone(), node.writer.clone())
+            let Some(node) = tree.get(ino) else {
+                return Vec::new();
+            };
+            let place = tree.place(node.parent, &node.name);
+            (place, node.entry.clone(), node.writer.clone())
         };
         match writer {
-            None => entry.map(|entry| (*entry).clone()),
+            None => place
+                .into_iter()
+                .zip(entry.map(|entry| (*entry).clone()))
+                .collect(),
             Some(writer) => {
                 writer.unlinked();
                 writer.landed().await
             }
         }
+    }
+
+    /// Removes from the store what an inode has there.
+    async fn remove_all(&self, ino: u64) -> Result<()> {
+        let here = {
+            let tree = self.tree();
+            tree.get(ino)
+                .and_then(|node| tree.place(node.parent, &node.name))
+        };
+        for (place, entry) in self.give_up(ino).await {
+            if Some(&place) != here.as_ref() {
+                write::remove_stray(&*self.store, &place, &entry).await?;
+                continue;
+            }
+            match self.store.remove(&entry).await {
+                Ok(()) => {}
+                // Somebody else was faster, or only an older look knew it.
+                Err(error) if error.kind == Kind::NotFound => {}
+                Err(error) => return Err(error),
+            }
+        }
+        self.tree().lay(ino);
+        Ok(())
     }
 
     /// Removes an empty directory.

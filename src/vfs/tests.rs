@@ -27,6 +27,11 @@ fn options(dir: &std::path::Path) -> Options {
         memory: 8 << 20,
         spool_dir: dir.to_owned(),
         spool_max: None,
+        commit: Promise::Store,
+        commit_for: Vec::new(),
+        temp_names: Vec::new(),
+        temp_idle: Duration::from_secs(600),
+        conflict: Conflict::KeepBoth,
         rename_max: 50,
         control: None,
     }
@@ -579,9 +584,15 @@ async fn a_rename_while_a_part_is_rewritten_keeps_the_rest() {
     let open = bench.vfs.open(ino, WRITE).await.unwrap();
     bench.vfs.write(open.fh, 3, b"abc").unwrap();
     bench.vfs.rename(ROOT, "f", ROOT, "g", false).await.unwrap();
+    let seen = bench.vfs.lookup(ROOT, "f").await;
+    assert_eq!(
+        seen.unwrap_err().kind,
+        Kind::NotFound,
+        "the old name is gone here at once"
+    );
     assert!(
-        bench.store.paths().is_empty(),
-        "half a version is not published under any name"
+        bench.store.content("g").is_none(),
+        "half a version is not published"
     );
     close(&bench.vfs, open.fh).await.unwrap();
     assert_eq!(bench.store.content("g").unwrap(), "012abc6789");
@@ -604,8 +615,11 @@ async fn a_file_never_sent_that_took_a_name_takes_it_along_when_it_goes() {
         } else {
             bench.vfs.rename(ROOT, "f", ROOT, "g", false).await.unwrap();
         }
-        assert!(bench.store.content("f").is_none());
+        let seen = bench.vfs.lookup(ROOT, "f").await;
+        assert_eq!(seen.unwrap_err().kind, Kind::NotFound);
         close(&bench.vfs, open.fh).await.unwrap();
+        settle(&bench).await;
+        assert!(bench.store.content("f").is_none());
     }
 }
 
@@ -706,7 +720,17 @@ async fn an_error_after_the_last_close_is_told_at_the_next_open() {
         Kind::Quota
     );
     assert!(bench.vfs.open(attr.ino, READ).await.is_ok());
-    assert_eq!(bench.vfs.drain(Duration::ZERO).await.refused, 1);
+    assert!(bench.vfs.status().files[0].error.is_some());
+    let left = bench.vfs.drain(Duration::from_secs(600)).await;
+    assert_eq!(
+        left,
+        Drained {
+            kept: 0,
+            refused: 0
+        },
+        "it was owed, and is sent at the end"
+    );
+    assert_eq!(bench.store.content("f").unwrap(), "");
 }
 
 #[tokio::test]

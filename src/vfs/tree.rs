@@ -87,6 +87,16 @@ pub(super) struct Ttl {
 pub(super) struct Tree {
     nodes: HashMap<u64, Node>,
     ttl: Ttl,
+    ghosts: Vec<Ghost>,
+}
+
+/// What the store still has under a name that is gone here, until the commit that removes it.
+#[derive(Debug)]
+struct Ghost {
+    parent: u64,
+    entry: Entry,
+    /// The inode whose commit removes it.
+    by: u64,
 }
 
 impl Tree {
@@ -94,6 +104,7 @@ impl Tree {
         let mut tree = Tree {
             nodes: HashMap::new(),
             ttl,
+            ghosts: Vec::new(),
         };
         tree.add(ROOT, ROOT, String::new(), Kind::Dir, Some(root));
         tree
@@ -287,9 +298,45 @@ impl Tree {
         }
     }
 
+    /// Notes that the store has `entry` under its name until the commit of `by`.
+    pub(super) fn haunt(&mut self, parent: u64, entry: Entry, by: u64) {
+        self.ghosts.push(Ghost { parent, entry, by });
+    }
+
+    /// What the store still has under a name that is gone here.
+    pub(super) fn ghost(&self, parent: u64, name: &str) -> Option<Entry> {
+        let here = |ghost: &&Ghost| ghost.parent == parent && ghost.entry.name == name;
+        self.ghosts
+            .iter()
+            .rfind(here)
+            .map(|ghost| ghost.entry.clone())
+    }
+
+    /// Whose commit removes what the store still has under a name that is gone here.
+    pub(super) fn haunted_by(&self, parent: u64, name: &str) -> Option<u64> {
+        let here = |ghost: &&Ghost| ghost.parent == parent && ghost.entry.name == name;
+        self.ghosts.iter().rfind(here).map(|ghost| ghost.by)
+    }
+
+    /// The commit of `by` has removed what it had to.
+    pub(super) fn lay(&mut self, by: u64) {
+        self.ghosts.retain(|ghost| ghost.by != by);
+    }
+
     /// Notes what the store said to a question asked at `asked`. A version that came from elsewhere gets
     /// a new inode while the old one is open, because the kernel's pages belong to the inode.
-    pub(super) fn apply(&mut self, parent: u64, entry: Entry, asked: Instant) -> u64 {
+    pub(super) fn apply(&mut self, parent: u64, entry: Entry, asked: Instant) -> Option<u64> {
+        let name = entry.name.clone();
+        if self
+            .ghost(parent, &name)
+            .is_some_and(|ghost| ghost.version == entry.version)
+        {
+            return self.child(parent, &name);
+        }
+        Some(self.apply_seen(parent, entry, asked))
+    }
+
+    fn apply_seen(&mut self, parent: u64, entry: Entry, asked: Instant) -> u64 {
         let name = entry.name.clone();
         let Some(ino) = self.child(parent, &name) else {
             return self.insert(parent, &name, entry.kind, Some(entry));
@@ -438,10 +485,13 @@ mod tests {
     #[test]
     fn a_foreign_version_gets_a_new_inode_only_while_the_old_one_is_open() {
         let mut tree = tree();
-        let a = tree.apply(ROOT, entry("a", "1"), Instant::now());
-        assert_eq!(tree.apply(ROOT, entry("a", "2"), Instant::now()), a);
+        let a = tree.apply(ROOT, entry("a", "1"), Instant::now()).unwrap();
+        assert_eq!(
+            tree.apply(ROOT, entry("a", "2"), Instant::now()).unwrap(),
+            a
+        );
         tree.get_mut(a).unwrap().handles = 1;
-        let b = tree.apply(ROOT, entry("a", "3"), Instant::now());
+        let b = tree.apply(ROOT, entry("a", "3"), Instant::now()).unwrap();
         assert_ne!(a, b);
         assert_eq!(
             &*tree.get(a).unwrap().entry.as_ref().unwrap().version.0,
@@ -456,7 +506,7 @@ mod tests {
     fn an_answer_older_than_a_change_of_ours_is_ignored() {
         let mut tree = tree();
         let asked = Instant::now();
-        let a = tree.apply(ROOT, entry("a", "1"), asked);
+        let a = tree.apply(ROOT, entry("a", "1"), asked).unwrap();
         tree.get_mut(a).unwrap().changed = Some(Instant::now());
         tree.apply_absent(ROOT, "a", asked);
         assert_eq!(tree.child(ROOT, "a"), Some(a));
@@ -475,8 +525,8 @@ mod tests {
     #[test]
     fn a_rename_moves_the_name_and_leaves_an_absence() {
         let mut tree = tree();
-        let a = tree.apply(ROOT, entry("a", "1"), Instant::now());
-        let b = tree.apply(ROOT, entry("b", "1"), Instant::now());
+        let a = tree.apply(ROOT, entry("a", "1"), Instant::now()).unwrap();
+        let b = tree.apply(ROOT, entry("b", "1"), Instant::now()).unwrap();
         tree.get_mut(b).unwrap().lookups = 1;
         tree.rename(a, ROOT, "b");
         assert_eq!(

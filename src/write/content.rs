@@ -1,8 +1,10 @@
 //! One version's bytes: a layer in a spool file over what lies below it, read through, completed and
 //! digested.
 
+use super::Target;
 use super::digest::Running;
 use super::layer::{From, Layer};
+use super::record::Class;
 use super::spool::{Spool, SpoolFile};
 use crate::error::{Error, Kind, Result};
 use crate::read::{Cache, Reader};
@@ -41,19 +43,36 @@ enum Home {
 
 impl Content {
     /// Nothing written yet, over `lower`.
-    pub(super) fn over(lower: Lower, spool: &Arc<Spool>, algo: Option<Algo>) -> Result<Self> {
+    pub(super) fn over(
+        lower: Lower,
+        spool: &Arc<Spool>,
+        algo: Option<Algo>,
+        target: &Target,
+    ) -> Result<Self> {
         let size = match &lower {
             Lower::Nothing => 0,
             Lower::Entry(entry) => entry.size,
             Lower::Content(content) => content.layer.size(),
         };
-        let (file, layer) = (spool.create()?, Layer::over(size));
+        let (file, layer) = (spool.create(target)?, Layer::over(size));
         Ok(Content {
             file,
             layer,
             lower,
             hash: Running::new(algo),
         })
+    }
+
+    /// What an earlier process left: all of it is in the file.
+    pub(super) fn adopted(file: Arc<SpoolFile>, size: u64, algo: Option<Algo>) -> Self {
+        let mut layer = Layer::over(0);
+        layer.write(0..size);
+        Content {
+            file,
+            layer,
+            lower: Lower::Nothing,
+            hash: Running::new(algo),
+        }
     }
 
     pub(super) fn write(&mut self, offset: u64, bytes: &[u8]) -> Result<()> {
@@ -205,7 +224,9 @@ impl Content {
         let missing = self.layer.missing();
         let len = |ranges: &[Range<u64>]| ranges.iter().map(|r| r.end - r.start).sum::<u64>();
         let owned: Vec<_> = self.layer.owned().collect();
-        let mut whole = if len(&owned) < len(&missing) {
+        // What is promised of the version below stands until this one is durable: it is not touched.
+        let spare = under.file.class() != Class::Torn;
+        let mut whole = if !spare && len(&owned) < len(&missing) {
             under.clone()
         } else {
             self.clone()

@@ -1,34 +1,40 @@
-//! Writing: one [`Writer`] per file that is, or was just, being written. It executes what the session
-//! decides: bytes into the spool, versions frozen, completed, sent, compared, answered for.
+//! Writing: one [`Writer`] per file that is, or was just, being written: bytes into the spool here,
+//! what the session decides carried out in `commit.rs`.
 //!
 //! Knows the store and the read path (for bytes of the old version), no inodes and no FUSE. The lock here
 //! is never held across an await, nor while the owner is called.
 
+mod commit;
 mod content;
 mod digest;
 mod layer;
 mod ranges;
+mod record;
 mod session;
 mod spool;
+mod sums;
 mod upload;
 
 #[cfg(test)]
 mod tests;
 
-pub use session::{Flight, Last, Top};
-pub use spool::Spool;
+pub use commit::{Conflict, remove_stray};
+pub use record::{Class, Record};
+pub use session::{Flight, Last, Promise, Top};
+pub use spool::{Found, Spool, SpoolFile};
 pub use upload::SEQUENTIAL;
 
 use crate::error::{Error, Kind, Result};
 use crate::read::Cache;
-use crate::store::{Algo, Attrs, Entry, Kind as EntryKind, New, Place, Store};
+use crate::store::{Algo, Attrs, Entry, Place, Store};
 use bytes::Bytes;
 use content::{Content, Lower};
-use session::{Action, Event, Session};
+use serde::{Deserialize, Serialize};
+use session::{Event, Session};
 use std::fmt::Debug;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Instant, SystemTime};
 use tokio::sync::{Notify, oneshot};
 use upload::Progress;
@@ -46,6 +52,10 @@ pub struct Context {
     pub rt: tokio::runtime::Handle,
     /// Parts of one file in flight.
     pub uploads: usize,
+    /// What is done when somebody else changed a file meanwhile.
+    pub conflict: Conflict,
+    /// A file under a temporary name that is larger is sent all the same, in bytes.
+    pub defer_max: u64,
     /// Who is told what became of a file.
     pub owner: Weak<dyn Owner>,
     /// Bytes acknowledged by the store.
@@ -58,6 +68,9 @@ pub struct Context {
 pub trait Owner: Send + Sync + Debug {
     /// The store has this version.
     fn committed(&self, ino: u64, entry: &Entry);
+    /// What was written went to `other` beside it, because somebody else's version, `theirs`, has the
+    /// name.
+    fn diverted(&self, ino: u64, theirs: &Entry, other: &Entry);
     /// A commit failed.
     fn failed(&self, ino: u64, error: &Error);
     /// Nobody has it open and the store has it: the spool file is only a cache now.
@@ -67,7 +80,7 @@ pub trait Owner: Send + Sync + Debug {
 }
 
 /// Where a file's next version goes, and with what.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Target {
     /// The place in the store.
     pub place: Place,
@@ -75,6 +88,11 @@ pub struct Target {
     pub path: String,
     /// The entry there now, if any.
     pub replaces: Option<Entry>,
+    /// When that was looked at; an older look is taken again before the commit.
+    #[serde(skip)]
+    pub looked: Option<Instant>,
+    /// What lies under names that the file had before: removed as part of the commit.
+    pub removes: Vec<(Place, Entry)>,
     /// The name must be new.
     pub exclusive: bool,
     /// Attributes to keep.
@@ -92,7 +110,7 @@ pub struct Writer {
     ino: u64,
     context: Arc<Context>,
     inner: Mutex<Inner>,
-    /// An upload ended, or was sent on elsewhere.
+    /// Something about what is on its way changed.
     landed: Notify,
 }
 
@@ -104,13 +122,16 @@ struct Inner {
     base: Option<Arc<Entry>>,
     /// The version being written.
     top: Option<Content>,
-    /// The version sealed last: on its way, committed or failed.
+    /// The version sealed last: on its way, parked, committed or failed.
     frozen: Option<Arc<Content>>,
+    /// The file of the version that is owed, until a newer one is or the store has it.
+    owed: Option<Arc<SpoolFile>>,
     progress: Option<Arc<Progress>>,
     /// When a program last wrote.
     written: Option<SystemTime>,
-    /// Committed under a name that it no longer has.
-    strays: Vec<Entry>,
+    /// Since when it is parked, and how many tries failed in a row.
+    parked: Option<Instant>,
+    failures: u32,
 }
 
 impl Writer {
@@ -122,15 +143,49 @@ impl Writer {
         target: Target,
         base: Option<Arc<Entry>>,
     ) -> Arc<Self> {
+        Writer::with(ino, context, target, base, None)
+    }
+
+    /// A writer of what an earlier process promised; [`Writer::go`] sends it. The bytes are compared with
+    /// their checksums and, where it has one, with the record's digest: `Mismatch` if they rotted.
+    pub async fn adopt(
+        ino: u64,
+        context: Arc<Context>,
+        file: Arc<SpoolFile>,
+        record: &Record,
+    ) -> Result<Arc<Self>> {
+        let content = Content::adopted(file.clone(), record.size, context.algo());
+        let whole = content.complete(&context.cache).await?;
+        if whole.digests().agree(&record.digests) == Some(false) {
+            return Err(Error::new(Kind::Mismatch, "read spool").at(record.target.path.clone()));
+        }
+        let writer = Writer::with(ino, context, record.target.clone(), None, Some(whole));
+        {
+            let mut inner = writer.lock();
+            inner.owed = Some(file);
+            inner.session.on(Event::Adopted);
+        }
+        Ok(writer)
+    }
+
+    fn with(
+        ino: u64,
+        context: Arc<Context>,
+        target: Target,
+        base: Option<Arc<Entry>>,
+        frozen: Option<Content>,
+    ) -> Arc<Self> {
         let inner = Inner {
             session: Session::default(),
             target,
             base,
             top: None,
-            frozen: None,
+            frozen: frozen.map(Arc::new),
+            owed: None,
             progress: None,
             written: None,
-            strays: Vec::new(),
+            parked: None,
+            failures: 0,
         };
         Arc::new(Writer {
             ino,
@@ -141,9 +196,49 @@ impl Writer {
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
-        self.inner
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What closes are answered for from now on.
+    pub fn set_promise(&self, promise: Promise) {
+        self.lock().session.promise = promise;
+    }
+
+    /// Whether the name is a temporary one. When it no longer is, what is parked is sent.
+    pub fn set_deferred(self: &Arc<Self>, deferred: bool) {
+        self.lock().session.deferred = deferred;
+        if !deferred {
+            self.go();
+        }
+    }
+
+    /// The name is a final one; whoever asks for a commit next sends what is parked.
+    pub fn clear_deferred(&self) {
+        self.lock().session.deferred = false;
+    }
+
+    /// Sends what is parked and owed, unless its name is a temporary one.
+    pub fn go(self: &Arc<Self>) {
+        if !self.lock().session.deferred {
+            self.step(Event::Go);
+        }
+    }
+
+    /// Since when it is parked, if it is; and whether that is for its temporary name.
+    #[must_use]
+    pub fn parked(&self) -> Option<(Instant, bool)> {
+        let inner = self.lock();
+        let parked = inner.session.flight() == Flight::Parked;
+        inner
+            .parked
+            .filter(|_| parked)
+            .map(|since| (since, inner.session.deferred))
+    }
+
+    /// Whether something was promised that the store does not have yet.
+    #[must_use]
+    pub fn owes(&self) -> bool {
+        self.lock().session.owes()
     }
 
     /// A handle that can write was opened.
@@ -159,16 +254,17 @@ impl Writer {
     /// Brings the store's bytes that are still needed into the spool, so that they outlive their name;
     /// at most `limit` of them.
     pub async fn hold(&self, limit: u64) -> Result<()> {
-        let base = {
+        let (base, target) = {
             let inner = self.lock();
             let needed = inner.newest().is_none_or(Content::needs_entry);
-            inner
+            let base = inner
                 .base
                 .clone()
-                .filter(|base| needed && base.size <= limit)
+                .filter(|base| needed && base.size <= limit);
+            (base, inner.target.clone())
         };
         let Some(base) = base else { return Ok(()) };
-        let over = Content::over(Lower::Entry(base), &self.context.spool, None)?;
+        let over = Content::over(Lower::Entry(base), &self.context.spool, None, &target)?;
         let whole = Arc::new(over.complete(&self.context.cache).await?);
         let mut inner = self.lock();
         if inner.newest().is_none() {
@@ -349,25 +445,56 @@ impl Writer {
         self.lock().session.is_gone()
     }
 
-    /// Waits until nothing is on its way; returns what the store has then.
-    pub async fn landed(&self) -> Option<Entry> {
-        self.until(|inner| inner.session.flight() == Flight::Idle)
+    /// Lets go of the spool file if it is only a cache; returns whether it did.
+    pub fn shed(&self) -> bool {
+        let mut inner = self.lock();
+        if inner.session.is_settled() && inner.top.is_none() && !inner.session.is_open() {
+            inner.frozen = None;
+            return true;
+        }
+        false
+    }
+
+    /// Waits until nothing is on its way; returns what the store has then, and where.
+    pub async fn landed(&self) -> Vec<(Place, Entry)> {
+        self.until(|inner| !inner.session.flight().is_moving())
             .await;
         let inner = self.lock();
-        inner
+        let here = inner
             .target
             .replaces
             .clone()
-            .or(inner.base.as_deref().cloned())
+            .or(inner.base.as_deref().cloned());
+        let here = here.map(|entry| (inner.target.place.clone(), entry));
+        here.into_iter()
+            .chain(inner.target.removes.iter().cloned())
+            .collect()
     }
 
-    /// The next version goes elsewhere; an upload under way is sent there. Returns, once that is known,
-    /// what was committed under the old name all the same: the caller removes it.
-    pub async fn retarget(self: &Arc<Self>, change: impl FnOnce(&mut Target)) -> Vec<Entry> {
+    /// The next version goes elsewhere; an upload under way is sent there, and what was committed under
+    /// the old name all the same is added to [`Target::removes`]. Returns when that is known, and the
+    /// change is durable if anything is owed.
+    pub async fn retarget(self: &Arc<Self>, change: impl FnOnce(&mut Target)) -> Result<()> {
         change(&mut self.lock().target);
         self.step(Event::Moved);
         self.until(|inner| !inner.session.is_moving()).await;
-        std::mem::take(&mut self.lock().strays)
+        let owed = {
+            let inner = self.lock();
+            inner
+                .owed
+                .clone()
+                .map(|file| (file, inner.record(Class::Acknowledged)))
+        };
+        let Some((file, record)) = owed else {
+            return Ok(());
+        };
+        self.blocking("move", move || file.write_record(&record, true))
+            .await
+    }
+
+    /// Changes what the next commit removes.
+    pub fn take_removes(&self) -> Vec<(Place, Entry)> {
+        std::mem::take(&mut self.lock().target.removes)
     }
 
     async fn until(&self, is: impl Fn(&Inner) -> bool) {
@@ -384,202 +511,6 @@ impl Writer {
     #[must_use]
     pub fn target(&self) -> Target {
         self.lock().target.clone()
-    }
-
-    fn step(self: &Arc<Self>, event: Event<Waiter>) {
-        let later = self.decide(&mut self.lock(), event);
-        self.perform(later);
-    }
-
-    /// Lets the session decide; does what must happen under the lock, returns the rest.
-    fn decide(self: &Arc<Self>, inner: &mut Inner, event: Event<Waiter>) -> Vec<Action<Waiter>> {
-        let mut later = Vec::new();
-        for action in inner.session.on(event) {
-            match action {
-                Action::Seal => match inner.freeze(&self.context) {
-                    Ok(frozen) => self.spawn_seal(frozen),
-                    Err(error) => {
-                        let writer = self.clone();
-                        self.context.rt.spawn(async move { writer.broke(error) });
-                    }
-                },
-                Action::Send => self.spawn_send(inner),
-                Action::Cancel => {
-                    if let Some(progress) = &inner.progress {
-                        progress.cancel();
-                    }
-                }
-                other => later.push(other),
-            }
-        }
-        later
-    }
-
-    fn perform(self: &Arc<Self>, actions: Vec<Action<Waiter>>) {
-        self.landed.notify_waiters();
-        let owner = self.context.owner.upgrade();
-        for action in actions {
-            match action {
-                Action::Seal | Action::Send | Action::Cancel => {}
-                Action::Answer(waiters, answer) => {
-                    for waiter in waiters {
-                        // Whoever asked may be gone; the state has the answer too.
-                        let _ = waiter.send(answer.clone());
-                    }
-                }
-                Action::Keep(error) => self.keep(&error),
-                Action::Rest => {
-                    if let Some(owner) = &owner {
-                        owner.rested(self.ino);
-                    }
-                }
-                Action::Drop => {
-                    self.discard();
-                    if let Some(owner) = &owner {
-                        owner.dropped(self.ino);
-                    }
-                }
-            }
-        }
-    }
-
-    fn keep(&self, error: &Error) {
-        let inner = self.lock();
-        if let Some(content) = inner.newest() {
-            content.file.keep();
-            let (path, kept) = (&inner.target.path, content.file.path().display());
-            log::error!("{path}: not sent, kept as {kept}: {error}");
-        }
-    }
-
-    fn discard(&self) {
-        let (top, frozen) = {
-            let mut inner = self.lock();
-            (inner.top.take(), inner.frozen.take())
-        };
-        for content in top.iter().chain(frozen.as_deref()) {
-            content.file.unkeep();
-        }
-    }
-
-    /// Lets go of the spool file if it is only a cache; returns whether it did.
-    pub fn shed(&self) -> bool {
-        let mut inner = self.lock();
-        if inner.session.is_settled() && inner.top.is_none() && !inner.session.is_open() {
-            inner.frozen = None;
-            return true;
-        }
-        false
-    }
-
-    fn spawn_seal(self: &Arc<Self>, frozen: Arc<Content>) {
-        let writer = self.clone();
-        self.context.rt.spawn(async move {
-            match frozen.complete(&writer.context.cache).await {
-                Ok(whole) => {
-                    let whole = Arc::new(whole);
-                    {
-                        let mut inner = writer.lock();
-                        if let Some(top) = &mut inner.top
-                            && let Lower::Content(lower) = &top.lower
-                            && Arc::ptr_eq(lower, &frozen)
-                        {
-                            top.lower = Lower::Content(whole.clone());
-                        }
-                        inner.frozen = Some(whole);
-                    }
-                    writer.step(Event::Sealed);
-                }
-                Err(error) => writer.broke(error),
-            }
-        });
-    }
-
-    fn spawn_send(self: &Arc<Self>, inner: &mut Inner) {
-        let progress = Arc::new(Progress::default());
-        inner.progress = Some(progress.clone());
-        let writer = self.clone();
-        self.context.rt.spawn(async move {
-            if let Err(error) = writer.send(&progress).await {
-                writer.broke(error);
-            }
-        });
-    }
-
-    async fn send(self: &Arc<Self>, progress: &Progress) -> Result<()> {
-        let started = Instant::now();
-        let (content, target) = {
-            let inner = self.lock();
-            let content = inner.frozen.clone();
-            (
-                content.ok_or(Error::new(Kind::Protocol, "send"))?,
-                inner.target.clone(),
-            )
-        };
-        let mut new = New {
-            place: target.place.clone(),
-            kind: EntryKind::File,
-            size: content.layer.size(),
-            digests: content.digests(),
-            attrs: target.attrs.clone(),
-            replaces: target.replaces.clone(),
-            exclusive: target.exclusive,
-        };
-        let context = &self.context;
-        let store = &*context.store;
-        let sent = upload::send(store, &new, &*content.file, context.uploads, progress).await;
-        let mut entry = sent.map_err(|error| error.at(target.path.clone()))?;
-        while let Some(attrs) = self.sent(&entry, &new, started) {
-            entry = store.set_attrs(&entry, &attrs).await?;
-            new.attrs = attrs;
-        }
-        Ok(())
-    }
-
-    /// The store has `entry`. Ends the flight, unless attributes were set meanwhile: then these are
-    /// returned and have to be set first.
-    fn sent(self: &Arc<Self>, entry: &Entry, new: &New, started: Instant) -> Option<Attrs> {
-        let (later, here, path) = {
-            let mut inner = self.lock();
-            let here = inner.target.place == new.place && !inner.session.is_gone();
-            let last = inner.session.top() == Top::Same;
-            if here && last && inner.target.attrs != new.attrs {
-                return Some(inner.target.attrs.clone());
-            }
-            inner.progress = None;
-            inner.base = Some(Arc::new(entry.clone()));
-            if here {
-                inner.target.replaces = Some(entry.clone());
-                inner.target.exclusive = false;
-            } else if !inner.session.is_gone() {
-                inner.strays.push(entry.clone());
-            }
-            let path = inner.target.path.clone();
-            (self.decide(&mut inner, Event::Sent), here, path)
-        };
-        let context = &self.context;
-        context.sent_bytes.fetch_add(entry.size, Ordering::Relaxed);
-        if here {
-            context.committed_files.fetch_add(1, Ordering::Relaxed);
-            let (size, seconds) = (entry.size, started.elapsed().as_secs_f64());
-            let rate = size as f64 / 1e6 / seconds.max(1e-6);
-            log::info!("{path}: {size} bytes committed in {seconds:.2} s, {rate:.1} MB/s");
-            if let Some(owner) = context.owner.upgrade() {
-                owner.committed(self.ino, entry);
-            }
-        }
-        self.perform(later);
-        None
-    }
-
-    fn broke(self: &Arc<Self>, error: Error) {
-        self.lock().progress = None;
-        if error.kind != Kind::Cancelled
-            && let Some(owner) = self.context.owner.upgrade()
-        {
-            owner.failed(self.ino, &error);
-        }
-        self.step(Event::Broke(error));
     }
 }
 
@@ -601,23 +532,40 @@ impl Inner {
         self.target.attrs.mtime = None;
     }
 
-    /// The version being written, begun if there is none. In place if the last one is not on its way.
+    /// The version being written, begun if there is none. In place if nobody needs the last one.
     fn top(&mut self, context: &Context) -> Result<&mut Content> {
         let top = match self.top.take() {
             Some(top) => top,
             None => match self.frozen.take() {
-                Some(frozen) if self.session.flight() == Flight::Idle => (*frozen).clone(),
+                Some(frozen) if self.session.may_overwrite() => {
+                    frozen.file.to_torn(&self.target)?;
+                    (*frozen).clone()
+                }
                 Some(frozen) => {
                     self.frozen = Some(frozen.clone());
-                    Content::over(Lower::Content(frozen), &context.spool, context.algo())?
+                    self.over(Lower::Content(frozen), context)?
                 }
                 None => {
                     let lower = self.base.clone().map_or(Lower::Nothing, Lower::Entry);
-                    Content::over(lower, &context.spool, context.algo())?
+                    self.over(lower, context)?
                 }
             },
         };
         Ok(self.top.insert(top))
+    }
+
+    fn over(&self, lower: Lower, context: &Context) -> Result<Content> {
+        Content::over(lower, &context.spool, context.algo(), &self.target)
+    }
+
+    /// A record of the frozen version.
+    fn record(&self, class: Class) -> Record {
+        let mut record = Record::new(class, self.target.clone());
+        if let Some(frozen) = &self.frozen {
+            record.size = frozen.layer.size();
+            record.digests = frozen.digests();
+        }
+        record
     }
 
     fn truncate(&mut self, size: u64, context: &Context) -> Result<()> {
@@ -628,13 +576,6 @@ impl Inner {
             top.lower = Lower::Nothing;
         }
         Ok(())
-    }
-
-    fn freeze(&mut self, context: &Context) -> Result<Arc<Content>> {
-        self.top(context)?;
-        let frozen = Arc::new(self.top.take().ok_or(Error::new(Kind::Protocol, "seal"))?);
-        self.frozen = Some(frozen.clone());
-        Ok(frozen)
     }
 }
 

@@ -1,19 +1,36 @@
-//! The write session: when a file's bytes are sealed, sent, answered for and kept. Pure: events in,
-//! actions out, no I/O, no clock.
+//! The write session: when a file's bytes are sealed, kept, sent, answered for. Pure: events in, actions
+//! out, no I/O, no clock.
 //!
 //! ```text
 //!              write                 close              sealed                  sent, digest agrees
 //!    Clean ───────────▶ Dirty ───────────────▶ Sealing ─────────▶ Uploading ───────────────▶ Committed
-//!                         ▲                      │                   │                           │
-//!                         │        write         └────── broke ──────┴──▶ Failed ── last close ──▶ kept
-//!                         └───────────────────────────────────────────────────┘◀──── write ──────┘
+//!                         ▲                      │  │               ▲ │                          │
+//!                         │        write         │  └─▶ Keeping ────┘ └─ broke ─▶ Failed ── last close ─▶ refused
+//!                         └──────────────────────┴───────  │  ▲ again                  ◀─────────┘
+//!                                                          ▼  │
+//!                                                        Parked
 //! ```
 //!
 //! A sealed version is frozen. What is written while it is on its way belongs to the next version, so the
 //! state has two sides: `top`, the version being written, and `flight`, the one on its way. All closes
 //! that arrive while one is on its way share one next commit.
+//!
+//! What is promised depends on [`Promise`]: by the store's answer, or by the spool's. A version whose
+//! program cannot be told any more (sealed after the last close), and one under a temporary name, is
+//! made durable in the spool first (`Keeping`). From then on it is a *debt*: it is sent until the
+//! store has it, or something newer of the same file has been made durable in its place.
 
 use crate::error::{Error, Kind, Result};
+
+/// What a close or fsync answers for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Promise {
+    /// The store has it.
+    #[default]
+    Store,
+    /// It is durable in the spool, and will be sent.
+    Spool,
+}
 
 /// How much the version being written differs from the last one sealed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,8 +51,20 @@ pub enum Flight {
     Idle,
     /// Being completed and digested.
     Sealing,
+    /// Being made durable in the spool.
+    Keeping,
+    /// Durable in the spool; waits for its final name, or for the next try.
+    Parked,
     /// Being sent.
     Uploading,
+}
+
+impl Flight {
+    /// Whether something is going on that will end by itself soon.
+    #[must_use]
+    pub fn is_moving(self) -> bool {
+        matches!(self, Flight::Sealing | Flight::Keeping | Flight::Uploading)
+    }
 }
 
 /// How the last commit ended.
@@ -65,7 +94,7 @@ pub(super) enum Event<W> {
     Wrote,
     /// A descriptor was closed (FLUSH).
     Close(W),
-    /// The program wants it on the store now (fsync).
+    /// The program wants it safe now (fsync).
     Sync(W),
     /// To be sent whether it was written or not (a rename by copy).
     Force(W),
@@ -73,9 +102,17 @@ pub(super) enum Event<W> {
     Released,
     /// The frozen version is complete and digested.
     Sealed,
+    /// The frozen version is durable in the spool.
+    Kept,
+    /// A parked version is to be sent now.
+    Go,
+    /// A version that an earlier process had promised is here, durable.
+    Adopted,
     /// The store has the frozen version.
     Sent,
-    /// Sealing or sending failed.
+    /// The store has the frozen version under another name, because somebody else's has this one.
+    Diverted(Error),
+    /// Sealing, keeping or sending failed.
     Broke(Error),
     /// The name was removed.
     Unlinked,
@@ -88,13 +125,17 @@ pub(super) enum Event<W> {
 pub(super) enum Action<W> {
     /// Freeze the version being written and complete it.
     Seal,
+    /// Make the frozen version durable in the spool, as acknowledged.
+    Persist,
     /// Send the frozen version to the present target.
     Send,
     /// Stop sending, if the commit has not begun; its end is reported as `Sent` or `Broke`.
     Cancel,
     /// Answer these.
     Answer(Vec<W>, Result<()>),
-    /// Nobody has it open and the commit failed: keep the bytes as unsent.
+    /// It stays owed: `Go` after a while.
+    Later(Error),
+    /// Nobody has it open and the commit failed: keep the bytes as refused.
     Keep(Error),
     /// Nobody has it open and the store has it: the spool file is only a cache now.
     Rest,
@@ -105,9 +146,23 @@ pub(super) enum Action<W> {
 /// One file's write session.
 #[derive(Debug)]
 pub(super) struct Session<W> {
+    /// What a close answers for.
+    pub(super) promise: Promise,
+    /// The name is a temporary one: nothing is sent under it.
+    pub(super) deferred: bool,
     top: Top,
     flight: Flight,
     last: Last,
+    /// To be told once, though nothing is left to keep.
+    latched: Option<Error>,
+    /// The frozen version is durable in the spool and owed.
+    kept: bool,
+    /// Some version is durable in the spool and owed: this one, or the one it follows.
+    debt: bool,
+    /// Once durable it waits for the next try.
+    park: bool,
+    /// Only created or cut, and closed once: durable in the spool, published at the last close.
+    shy: bool,
     /// Waiting for the version on its way.
     waiting: Vec<W>,
     /// Waiting for the version after it.
@@ -120,9 +175,16 @@ pub(super) struct Session<W> {
 impl<W> Default for Session<W> {
     fn default() -> Self {
         Session {
+            promise: Promise::Store,
+            deferred: false,
             top: Top::Same,
             flight: Flight::Idle,
             last: Last::None,
+            latched: None,
+            kept: false,
+            debt: false,
+            park: false,
+            shy: false,
             waiting: Vec::new(),
             next: Vec::new(),
             open: false,
@@ -163,22 +225,36 @@ impl<W> Session<W> {
         self.gone
     }
 
+    /// Whether something was promised that the store does not have yet.
+    #[must_use]
+    pub(super) fn owes(&self) -> bool {
+        self.debt
+    }
+
     /// Whether an upload is still to be sent elsewhere: it is not known yet which name it landed under.
     #[must_use]
     pub(super) fn is_moving(&self) -> bool {
         self.moved
     }
 
-    /// Whether nothing is written, on its way or failed: what is here is what the store has.
+    /// Whether nothing is written, on its way, owed or failed: what is here is what the store has.
     #[must_use]
     pub(super) fn is_settled(&self) -> bool {
-        self.top == Top::Same
-            && self.flight == Flight::Idle
-            && !matches!(self.last, Last::Failed { .. })
+        self.top == Top::Same && self.flight == Flight::Idle && !self.failed()
+    }
+
+    /// Whether the frozen version may be written to in place: nobody reads it on its way, and
+    /// nothing is owed by it.
+    #[must_use]
+    pub(super) fn may_overwrite(&self) -> bool {
+        self.flight == Flight::Idle && !self.debt
     }
 
     /// An error that no call was answered with yet; asking tells it.
     pub(super) fn tell(&mut self) -> Option<Error> {
+        if let Some(error) = self.latched.take() {
+            return Some(error);
+        }
         match &mut self.last {
             Last::Failed { error, told } if !*told => {
                 *told = true;
@@ -202,35 +278,58 @@ impl<W> Session<W> {
                 Vec::new()
             }
             Event::Wrote => {
+                self.shy = false;
                 self.top = Top::Written;
                 Vec::new()
             }
             Event::Close(waiter) => self.on_close(waiter),
-            Event::Sync(waiter) => {
-                if self.top == Top::Same && !self.failed() {
-                    return self.on_close(waiter);
+            Event::Sync(waiter) if self.top == Top::Same && self.flight == Flight::Parked => {
+                if self.answered_by_spool() {
+                    return vec![Action::Answer(vec![waiter], Ok(()))];
                 }
+                self.waiting.push(waiter);
+                self.on(Event::Go)
+            }
+            Event::Sync(waiter) if self.top == Top::Same && !self.failed() => self.on_close(waiter),
+            Event::Sync(waiter) | Event::Force(waiter) => {
+                self.shy = false;
                 self.seal_for(waiter)
             }
-            Event::Force(waiter) => self.seal_for(waiter),
             Event::Released => {
                 self.open = false;
+                if std::mem::take(&mut self.shy) && self.flight == Flight::Parked && !self.deferred
+                {
+                    return self.on(Event::Go);
+                }
                 self.rest()
             }
-            Event::Sealed if self.gone => self.on_broke(Kind::Cancelled.into()),
-            Event::Sealed => {
+            Event::Sealed if self.gone => self.end_gone(),
+            Event::Sealed => self.on_sealed(),
+            Event::Kept if self.gone => self.end_gone(),
+            Event::Kept => self.on_kept(),
+            Event::Adopted => {
+                self.flight = Flight::Parked;
+                (self.kept, self.debt) = (true, true);
+                Vec::new()
+            }
+            Event::Go => {
+                if self.flight != Flight::Parked || self.gone {
+                    return Vec::new();
+                }
                 self.flight = Flight::Uploading;
-                // Only now is the target read: a move while sealing needs nothing more.
-                self.moved = false;
                 vec![Action::Send]
             }
             Event::Sent => self.on_sent(),
+            Event::Diverted(error) => self.on_diverted(error),
             Event::Broke(error) => self.on_broke(error),
             Event::Unlinked => {
                 self.gone = true;
+                (self.kept, self.debt) = (false, false);
                 let mut actions = Vec::new();
-                if self.flight == Flight::Uploading {
-                    actions.push(Action::Cancel);
+                match self.flight {
+                    Flight::Uploading => actions.push(Action::Cancel),
+                    Flight::Parked => self.flight = Flight::Idle,
+                    Flight::Idle | Flight::Sealing | Flight::Keeping => {}
                 }
                 let mut all = std::mem::take(&mut self.waiting);
                 all.append(&mut self.next);
@@ -254,18 +353,34 @@ impl<W> Session<W> {
         matches!(self.last, Last::Failed { .. })
     }
 
+    /// Whether closes of this file are answered by the spool.
+    fn answered_by_spool(&self) -> bool {
+        self.promise == Promise::Spool || self.deferred
+    }
+
     fn on_close(&mut self, waiter: W) -> Vec<Action<W>> {
         if self.gone {
             return vec![Action::Answer(vec![waiter], Ok(()))];
         }
         match (self.top, self.flight) {
             (Top::Written, _) => self.seal_for(waiter),
-            (Top::Same, Flight::Sealing | Flight::Uploading) => {
+            (Top::Touched, _) => {
+                self.shy = true;
+                self.seal_for(waiter)
+            }
+            (Top::Same, Flight::Parked | Flight::Uploading)
+                if self.kept && (self.shy || self.answered_by_spool()) =>
+            {
+                vec![Action::Answer(
+                    vec![waiter],
+                    self.tell().map_or(Ok(()), Err),
+                )]
+            }
+            (Top::Same, Flight::Sealing | Flight::Keeping | Flight::Uploading) => {
                 self.waiting.push(waiter);
                 Vec::new()
             }
-            (Top::Touched, _) => vec![Action::Answer(vec![waiter], Ok(()))],
-            (Top::Same, Flight::Idle) => {
+            (Top::Same, Flight::Idle | Flight::Parked) => {
                 let answer = match &mut self.last {
                     Last::Failed { error, told } => {
                         *told = true;
@@ -287,11 +402,43 @@ impl<W> Session<W> {
         self.rest()
     }
 
+    fn on_sealed(&mut self) -> Vec<Action<W>> {
+        // Only now is the target read: a move while sealing needs nothing more.
+        self.moved = false;
+        if self.shy || self.answered_by_spool() || self.waiting.is_empty() {
+            self.flight = Flight::Keeping;
+            return vec![Action::Persist];
+        }
+        self.flight = Flight::Uploading;
+        vec![Action::Send]
+    }
+
+    fn on_kept(&mut self) -> Vec<Action<W>> {
+        (self.kept, self.debt) = (true, true);
+        let mut actions = Vec::new();
+        if (self.shy || self.answered_by_spool()) && !self.waiting.is_empty() {
+            actions.push(Action::Answer(std::mem::take(&mut self.waiting), Ok(())));
+        }
+        match &self.last {
+            Last::Failed { error, .. } if self.park => {
+                self.flight = Flight::Parked;
+                actions.push(Action::Later(error.clone()));
+            }
+            _ if self.deferred || (self.shy && self.open) => self.flight = Flight::Parked,
+            _ => {
+                self.flight = Flight::Uploading;
+                actions.push(Action::Send);
+            }
+        }
+        self.park = false;
+        actions.extend(self.rest());
+        actions
+    }
+
     fn on_sent(&mut self) -> Vec<Action<W>> {
         if self.gone {
             // Whoever removed the name waits for this, and removes it from the store.
-            self.flight = Flight::Idle;
-            return self.rest();
+            return self.end_gone();
         }
         if self.moved {
             // Committed under the old name: once more under the new one; the executor removes the old.
@@ -299,6 +446,7 @@ impl<W> Session<W> {
             return vec![Action::Send];
         }
         self.flight = Flight::Idle;
+        (self.kept, self.debt) = (false, false);
         self.last = Last::Committed;
         let mut actions = Vec::new();
         if !self.waiting.is_empty() {
@@ -310,15 +458,13 @@ impl<W> Session<W> {
 
     fn on_broke(&mut self, error: Error) -> Vec<Action<W>> {
         if self.gone {
-            self.flight = Flight::Idle;
-            return self.rest();
+            return self.end_gone();
         }
         if self.moved && error.kind == Kind::Cancelled {
             self.moved = false;
             return vec![Action::Send];
         }
         self.moved = false;
-        self.flight = Flight::Idle;
         let told = !self.waiting.is_empty();
         self.last = Last::Failed {
             error: error.clone(),
@@ -326,18 +472,52 @@ impl<W> Session<W> {
         };
         let mut actions = Vec::new();
         if told {
-            actions.push(Action::Answer(
-                std::mem::take(&mut self.waiting),
-                Err(error),
-            ));
+            let waiting = std::mem::take(&mut self.waiting);
+            actions.push(Action::Answer(waiting, Err(error.clone())));
+        }
+        if self.kept {
+            self.flight = Flight::Parked;
+            actions.push(Action::Later(error));
+        } else if self.debt && self.flight == Flight::Uploading {
+            // It follows a version that is owed, so it is owed now.
+            self.flight = Flight::Keeping;
+            self.park = true;
+            actions.push(Action::Persist);
+        } else {
+            self.flight = Flight::Idle;
         }
         actions.extend(self.rest());
         actions
     }
 
+    fn on_diverted(&mut self, error: Error) -> Vec<Action<W>> {
+        if self.gone {
+            return self.end_gone();
+        }
+        (self.kept, self.debt, self.moved) = (false, false, false);
+        self.flight = Flight::Idle;
+        // The bytes are safe: nothing is left to keep. It is told all the same.
+        let mut actions = Vec::new();
+        self.last = Last::None;
+        if self.waiting.is_empty() {
+            self.latched = Some(error);
+        } else {
+            let waiting = std::mem::take(&mut self.waiting);
+            actions.push(Action::Answer(waiting, Err(error)));
+        }
+        actions.extend(self.rest());
+        actions
+    }
+
+    fn end_gone(&mut self) -> Vec<Action<W>> {
+        self.flight = Flight::Idle;
+        (self.kept, self.debt) = (false, false);
+        self.rest()
+    }
+
     /// What follows when nothing is on its way: the next commit, or rest.
     fn rest(&mut self) -> Vec<Action<W>> {
-        if self.flight != Flight::Idle {
+        if self.flight.is_moving() {
             return Vec::new();
         }
         if self.gone {
@@ -350,13 +530,15 @@ impl<W> Session<W> {
         if !self.next.is_empty() || (!self.open && self.top != Top::Same) {
             self.waiting = std::mem::take(&mut self.next);
             self.top = Top::Same;
+            self.kept = false;
             self.flight = Flight::Sealing;
             return vec![Action::Seal];
         }
-        if self.open {
+        if self.open || self.flight == Flight::Parked {
             return Vec::new();
         }
         match &self.last {
+            Last::Failed { .. } if self.debt => Vec::new(),
             Last::Failed { error, .. } => vec![Action::Keep(error.clone())],
             Last::None | Last::Committed => vec![Action::Rest],
         }
@@ -372,10 +554,12 @@ mod tests {
             .iter()
             .map(|action| match action {
                 Action::Seal => "seal".into(),
+                Action::Persist => "persist".into(),
                 Action::Send => "send".into(),
                 Action::Cancel => "cancel".into(),
                 Action::Answer(who, Ok(())) => format!("ok{who:?}"),
                 Action::Answer(who, Err(error)) => format!("{:?}{who:?}", error.kind),
+                Action::Later(error) => format!("later({:?})", error.kind),
                 Action::Keep(error) => format!("keep({:?})", error.kind),
                 Action::Rest => "rest".into(),
                 Action::Drop => "drop".into(),
@@ -418,19 +602,34 @@ mod tests {
             Opened,
             Touched,
             Close(1),
+            Sealed,
+            Kept,
             Wrote,
             Close(2),
             Sealed,
             Sent,
             Released,
         ]);
-        assert_eq!(said, ["", "", "ok[1]", "", "seal", "send", "ok[2]", "rest"]);
+        assert_eq!(
+            said,
+            [
+                "", "", "seal", "persist", "ok[1]", "", "seal", "send", "ok[2]", "rest"
+            ]
+        );
     }
 
     #[test]
     fn a_file_that_was_only_created_is_committed_at_the_last_close() {
-        let said = run(vec![Opened, Touched, Close(1), Released, Sealed, Sent]);
-        assert_eq!(said, ["", "", "ok[1]", "seal", "send", "rest"]);
+        let said = run(vec![
+            Opened,
+            Touched,
+            Close(1),
+            Sealed,
+            Kept,
+            Released,
+            Sent,
+        ]);
+        assert_eq!(said, ["", "", "seal", "persist", "ok[1]", "send", "rest"]);
     }
 
     #[test]
@@ -538,7 +737,7 @@ mod tests {
     #[test]
     fn an_error_that_nobody_was_told_is_told_once() {
         let mut session: Session<u32> = Session::default();
-        for event in [Opened, Wrote, Released, Sealed, broke(Kind::Full)] {
+        for event in [Opened, Wrote, Released, Sealed, Kept, broke(Kind::Full)] {
             session.on(event);
         }
         assert_eq!(session.tell().map(|e| e.kind), Some(Kind::Full));
@@ -561,8 +760,8 @@ mod tests {
 
     #[test]
     fn a_commit_that_won_against_an_unlink_ends_the_flight() {
-        let said = run(vec![Opened, Wrote, Released, Sealed, Unlinked, Sent]);
-        assert_eq!(said, ["", "", "seal", "send", "cancel", "drop"]);
+        let said = run(vec![Opened, Wrote, Released, Sealed, Kept, Unlinked, Sent]);
+        assert_eq!(said, ["", "", "seal", "persist", "send", "cancel", "drop"]);
     }
 
     #[test]
@@ -582,7 +781,7 @@ mod tests {
     }
 
     #[test]
-    fn pages_written_after_the_last_flush_are_sent_at_release() {
+    fn pages_written_after_the_last_flush_are_kept_and_sent_at_release() {
         let said = run(vec![
             Opened,
             Wrote,
@@ -592,12 +791,154 @@ mod tests {
             Wrote,
             Released,
             Sealed,
+            Kept,
             Sent,
         ]);
         assert_eq!(
             said,
-            ["", "", "seal", "send", "ok[1]", "", "seal", "send", "rest"]
+            [
+                "", "", "seal", "send", "ok[1]", "", "seal", "persist", "send", "rest"
+            ]
         );
+    }
+
+    fn run_as(promise: Promise, deferred: bool, events: Vec<Event<u32>>) -> Vec<String> {
+        let mut session = Session {
+            promise,
+            deferred,
+            ..Session::default()
+        };
+        events
+            .into_iter()
+            .map(|event| say(&session.on(event)))
+            .collect()
+    }
+
+    #[test]
+    fn with_the_spools_promise_a_close_is_answered_when_it_is_durable() {
+        let said = run_as(
+            Promise::Spool,
+            false,
+            vec![
+                Opened,
+                Wrote,
+                Close(1),
+                Sealed,
+                Kept,
+                Close(2),
+                Released,
+                Sent,
+            ],
+        );
+        assert_eq!(
+            said,
+            ["", "", "seal", "persist", "ok[1] send", "ok[2]", "", "rest"]
+        );
+    }
+
+    #[test]
+    fn what_is_owed_is_tried_again_until_the_store_has_it() {
+        let mut session: Session<u32> = Session {
+            promise: Promise::Spool,
+            ..Session::default()
+        };
+        for event in [Opened, Wrote, Close(1), Sealed, Kept, Released] {
+            session.on(event);
+        }
+        assert_eq!(say(&session.on(broke(Kind::Quota))), "later(Quota)");
+        assert!(session.owes() && !session.is_settled());
+        assert_eq!(
+            session.tell().map(|e| e.kind),
+            Some(Kind::Quota),
+            "told at the next open"
+        );
+        assert_eq!(say(&session.on(Go)), "send");
+        assert_eq!(say(&session.on(Sent)), "rest");
+        assert!(!session.owes());
+    }
+
+    #[test]
+    fn a_later_version_supersedes_one_that_is_owed_once_it_is_durable() {
+        let said = run_as(
+            Promise::Spool,
+            false,
+            vec![
+                Opened,
+                Wrote,
+                Close(1),
+                Sealed,
+                Kept,
+                broke(Kind::Later),
+                Wrote,
+                Close(2),
+                Go,
+                Sealed,
+                Kept,
+                Sent,
+            ],
+        );
+        assert_eq!(
+            said,
+            [
+                "",
+                "",
+                "seal",
+                "persist",
+                "ok[1] send",
+                "later(Later)",
+                "",
+                "seal",
+                "",
+                "persist",
+                "ok[2] send",
+                ""
+            ]
+        );
+    }
+
+    #[test]
+    fn a_temporary_name_is_durable_but_not_sent_until_it_is_final() {
+        let mut session: Session<u32> = Session {
+            deferred: true,
+            ..Session::default()
+        };
+        let mut said = Vec::new();
+        for event in [Opened, Touched, Wrote, Close(1), Sealed, Kept, Released] {
+            said.push(say(&session.on(event)));
+        }
+        assert_eq!(said, ["", "", "", "seal", "persist", "ok[1]", ""]);
+        assert_eq!(session.flight(), Flight::Parked);
+        session.deferred = false;
+        assert_eq!(say(&session.on(Sync(2))), "send");
+        assert_eq!(say(&session.on(Sent)), "ok[2] rest");
+    }
+
+    #[test]
+    fn a_version_that_follows_an_owed_one_and_fails_is_owed() {
+        let mut session: Session<u32> = Session::default();
+        for event in [
+            Opened,
+            Wrote,
+            Released,
+            Sealed,
+            Kept,
+            broke(Kind::Timeout),
+            Opened,
+            Wrote,
+        ] {
+            session.on(event);
+        }
+        assert_eq!(say(&session.on(Close(1))), "seal");
+        assert_eq!(say(&session.on(Sealed)), "send");
+        assert_eq!(say(&session.on(broke(Kind::Quota))), "Quota[1] persist");
+        assert_eq!(say(&session.on(Kept)), "later(Quota)");
+        assert!(session.owes());
+    }
+
+    #[test]
+    fn what_an_earlier_process_promised_is_sent() {
+        assert_eq!(run(vec![Adopted, Go, Sent]), ["", "send", "rest"]);
+        assert_eq!(run(vec![Adopted, Unlinked]), ["", "drop"]);
     }
 
     #[test]

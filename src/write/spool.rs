@@ -1,42 +1,153 @@
-//! The spool: where the bytes of files being written lie on the local disk.
+//! The spool: where the bytes of files being written lie on the local disk, and what is known of them.
 //!
-//! One data file per version being written, in one private folder per mount. A file that is not kept
-//! is removed when nobody holds it any more.
+//! One folder per mount, locked while the mount lives; one data file `N.data` per version being written,
+//! beside it its record `N.json` and, once something was promised, the checksums of its blocks
+//! `N.sums`. A committed file that stays as a cache is `N.cache`. A start takes over the folders that
+//! nobody has locked.
 
-use crate::error::{Error, Result};
+use super::Target;
+use super::record::{Class, FORMAT, Record};
+use super::sums::{self, BLOCK, Sum, Sums};
+use crate::error::{Error, Kind, Result};
 use crate::store::Source;
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 use std::fs::{DirBuilder, File, OpenOptions};
+use std::io::Write as _;
 use std::ops::Range;
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use tokio::sync::Notify;
 
-/// The spool folder of one mount.
+/// The spool of one mount.
 #[derive(Debug)]
 pub struct Spool {
+    /// Where new files go.
     dir: PathBuf,
+    /// Held for as long as the mount lives.
+    _locks: Vec<File>,
     next: AtomicU64,
     bytes: AtomicU64,
     max: Option<u64>,
+    /// Leave everything where it is: the process ends.
+    frozen: AtomicBool,
+    freed: Notify,
+}
+
+/// What a start found of an earlier one.
+#[derive(Debug, Default)]
+pub struct Found {
+    /// Files with their records, oldest first.
+    pub files: Vec<(Arc<SpoolFile>, Record)>,
+    /// What cannot be understood, one sentence each; it stays where it is.
+    pub odd: Vec<String>,
 }
 
 impl Spool {
-    /// Opens the folder, which is made (mode 0700) if missing. `max`: most bytes in it.
-    pub fn open(dir: &Path, max: Option<u64>) -> Result<Arc<Self>> {
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(dir)
-            .map_err(|e| Error::local("open spool", e).at(dir.display().to_string()))?;
-        Ok(Arc::new(Spool {
-            dir: dir.to_owned(),
+    /// Opens the spool below `root`, which is made (mode 0700) if missing: takes over every folder in
+    /// it that nobody has locked, or makes one. `max`: most bytes.
+    pub fn open(root: &Path, max: Option<u64>) -> Result<(Arc<Self>, Found)> {
+        let failed = |e| Error::local("open spool", e).at(root.display().to_string());
+        make_dir(root).map_err(failed)?;
+        let mut dirs = Vec::new();
+        for row in std::fs::read_dir(root).map_err(failed)? {
+            let path = row.map_err(failed)?.path();
+            if path.is_dir()
+                && let Some(lock) = lock_dir(&path).map_err(failed)?
+            {
+                dirs.push((path, lock));
+            }
+        }
+        dirs.sort_by(|(a, _), (b, _)| a.cmp(b));
+        if dirs.is_empty() {
+            let path = root.join(uuid::Uuid::new_v4().simple().to_string());
+            make_dir(&path).map_err(failed)?;
+            let lock = lock_dir(&path).map_err(failed)?;
+            let lock = lock.ok_or_else(|| Error::new(Kind::Busy, "open spool"))?;
+            dirs.push((path, lock));
+        }
+        let (paths, locks): (Vec<_>, Vec<_>) = dirs.into_iter().unzip();
+        let spool = Arc::new(Spool {
+            dir: paths[0].clone(),
+            _locks: locks,
             next: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
             max,
-        }))
+            frozen: AtomicBool::new(false),
+            freed: Notify::new(),
+        });
+        let mut found = Found::default();
+        for dir in &paths {
+            spool.scan(dir, &mut found).map_err(failed)?;
+        }
+        found.files.sort_by_key(|(_, record)| record.at_ms);
+        Ok((spool, found))
+    }
+
+    fn scan(self: &Arc<Self>, dir: &Path, found: &mut Found) -> std::io::Result<()> {
+        for row in std::fs::read_dir(dir)? {
+            let path = row?.path();
+            let stem = path.file_stem().and_then(|s| s.to_str());
+            let number: Option<u64> = stem.and_then(|s| s.parse().ok());
+            if let Some(number) = number {
+                self.next.fetch_max(number + 1, Ordering::Relaxed);
+            }
+            match path.extension().and_then(|e| e.to_str()) {
+                Some("cache" | "new") => std::fs::remove_file(&path)?,
+                Some("data") if !path.with_extension("json").exists() => {
+                    found.odd.push(format!("{} has no record", path.display()));
+                }
+                Some("sums") if !path.with_extension("data").exists() => {
+                    std::fs::remove_file(&path)?;
+                }
+                Some("json") => match self.take(&path) {
+                    Ok(file) => found.files.push(file),
+                    Err(why) => found.odd.push(format!("{}: {why}", path.display())),
+                },
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn take(
+        self: &Arc<Self>,
+        path: &Path,
+    ) -> std::result::Result<(Arc<SpoolFile>, Record), String> {
+        let text = std::fs::read(path).map_err(|e| e.to_string())?;
+        let record: Record =
+            serde_json::from_slice(&text).map_err(|e| format!("damaged record: {e}"))?;
+        if record.format != FORMAT {
+            return Err(format!(
+                "a record of format {}, not {FORMAT}",
+                record.format
+            ));
+        }
+        let stem = path.with_extension("");
+        let data = stem.with_extension("data");
+        let file = OpenOptions::new().read(true).write(true).open(&data);
+        let file = file.map_err(|e| format!("a record without its bytes: {e}"))?;
+        let sums = match std::fs::read(stem.with_extension("sums")) {
+            Ok(bytes) => Sums::from_bytes(&bytes).ok_or("damaged checksums")?,
+            Err(_) if record.class == Class::Torn => Sums::default(),
+            Err(e) if record.size > 0 => return Err(format!("no checksums: {e}")),
+            Err(_) => Sums::default(),
+        };
+        self.bytes.fetch_add(record.size, Ordering::Relaxed);
+        let file = SpoolFile {
+            spool: self.clone(),
+            file,
+            stem,
+            charged: AtomicU64::new(record.size),
+            state: Mutex::new(State {
+                class: record.class,
+                home: Home::Data,
+            }),
+            sums: RwLock::new(sums),
+        };
+        Ok((Arc::new(file), record))
     }
 
     /// Bytes in the spool, by the sizes of its files.
@@ -45,34 +156,99 @@ impl Spool {
         self.bytes.load(Ordering::Relaxed)
     }
 
-    /// A new, empty data file.
-    pub fn create(self: &Arc<Self>) -> Result<Arc<SpoolFile>> {
-        loop {
-            let number = self.next.fetch_add(1, Ordering::Relaxed);
-            let path = self
-                .dir
-                .join(format!("{}-{number}.data", std::process::id()));
-            match OpenOptions::new()
-                .read(true)
-                .write(true)
-                .create_new(true)
-                .mode(0o600)
-                .open(&path)
-            {
-                Ok(file) => {
-                    return Ok(Arc::new(SpoolFile {
-                        spool: self.clone(),
-                        file,
-                        path,
-                        charged: AtomicU64::new(0),
-                        keep: AtomicBool::new(false),
-                    }));
-                }
-                Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {}
-                Err(e) => return Err(Error::local("create spool file", e)),
-            }
+    /// Most bytes.
+    #[must_use]
+    pub fn max(&self) -> Option<u64> {
+        self.max
+    }
+
+    /// From now on nothing is removed any more: the process is about to end.
+    pub fn freeze(&self) {
+        self.frozen.store(true, Ordering::Release);
+    }
+
+    /// Waits until room was made.
+    pub async fn freed(&self) {
+        self.freed.notified().await;
+    }
+
+    /// A new, empty data file with a record that promises nothing.
+    pub fn create(self: &Arc<Self>, target: &Target) -> Result<Arc<SpoolFile>> {
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        let stem = self.dir.join(number.to_string());
+        let mut how = OpenOptions::new();
+        how.read(true).write(true).create_new(true).mode(0o600);
+        let file = how.open(stem.with_extension("data"));
+        let file = file.map_err(|e| Error::local("create spool file", e))?;
+        let file = Arc::new(SpoolFile {
+            spool: self.clone(),
+            file,
+            stem,
+            charged: AtomicU64::new(0),
+            state: Mutex::new(State {
+                class: Class::Torn,
+                home: Home::Data,
+            }),
+            sums: RwLock::default(),
+        });
+        file.write_record(&Record::new(Class::Torn, target.clone()), false)?;
+        Ok(file)
+    }
+}
+
+fn make_dir(path: &Path) -> std::io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(path)
+}
+
+/// Locks a folder; `None` if somebody else has.
+fn lock_dir(path: &Path) -> std::io::Result<Option<File>> {
+    let mut how = OpenOptions::new();
+    let lock = how
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(path.join("lock"))?;
+    match rustix::fs::flock(&lock, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(Some(lock)),
+        Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+impl Record {
+    /// A record of now.
+    #[must_use]
+    pub fn new(class: Class, target: Target) -> Self {
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+        Record {
+            format: FORMAT,
+            class,
+            target,
+            size: 0,
+            digests: crate::store::Digests::default(),
+            upload: None,
+            error: None,
+            at_ms: now.map_or(0, |d| d.as_millis() as u64),
         }
     }
+}
+
+/// Under which names a file lies on disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Home {
+    /// `N.data` with its record.
+    Data,
+    /// `N.cache`: the store has it.
+    Cache,
+    /// None: open only.
+    Nowhere,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct State {
+    class: Class,
+    home: Home,
 }
 
 /// One data file. Offsets in it are offsets in the file it stands for.
@@ -80,65 +256,236 @@ impl Spool {
 pub struct SpoolFile {
     spool: Arc<Spool>,
     file: File,
-    path: PathBuf,
+    /// The path without its ending.
+    stem: PathBuf,
     /// Bytes counted against the budget.
     charged: AtomicU64,
-    keep: AtomicBool,
+    state: Mutex<State>,
+    /// Readers share, a writer is alone: a block and its checksum change together.
+    sums: RwLock<Sums>,
 }
 
 impl SpoolFile {
     /// Where it lies.
     #[must_use]
-    pub fn path(&self) -> &Path {
-        &self.path
+    pub fn path(&self) -> PathBuf {
+        self.stem.with_extension("data")
     }
 
-    /// Keeps it on disk when it is dropped.
-    pub fn keep(&self) {
-        self.keep.store(true, Ordering::Relaxed);
+    /// Its number, by which `assetfs unsent` names it.
+    #[must_use]
+    pub fn id(&self) -> String {
+        self.stem
+            .file_name()
+            .map(|s| s.to_string_lossy().into_owned())
+            .unwrap_or_default()
     }
 
-    /// Undoes [`SpoolFile::keep`].
-    pub fn unkeep(&self) {
-        self.keep.store(false, Ordering::Relaxed);
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What was promised for it.
+    #[must_use]
+    pub fn class(&self) -> Class {
+        self.state().class
+    }
+
+    /// Makes bytes, checksums and record durable: from here on the promise of `record` stands.
+    pub fn promise(&self, record: &Record) -> Result<()> {
+        self.file
+            .sync_all()
+            .map_err(|e| Error::local("sync spool file", e))?;
+        let sums = self
+            .sums
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .to_bytes();
+        self.write_beside("sums", &sums, true)?;
+        self.write_record(record, true)
+    }
+
+    /// Writes the record anew; durable if asked.
+    pub fn write_record(&self, record: &Record, durable: bool) -> Result<()> {
+        let text = serde_json::to_vec(record)
+            .map_err(|e| Error::new(Kind::Invalid, "write spool record").because(e))?;
+        self.write_beside("json", &text, durable)?;
+        self.state().class = record.class;
+        Ok(())
+    }
+
+    /// Write new, sync, rename, sync the folder.
+    fn write_beside(&self, ending: &str, bytes: &[u8], durable: bool) -> Result<()> {
+        let failed = |e| Error::local("write spool record", e);
+        let path = self.stem.with_extension(ending);
+        let new = self.stem.with_extension(format!("{ending}.new"));
+        let mut how = OpenOptions::new();
+        how.write(true).create(true).truncate(true).mode(0o600);
+        let mut file = how.open(&new).map_err(failed)?;
+        file.write_all(bytes).map_err(failed)?;
+        if durable {
+            file.sync_all().map_err(failed)?;
+        }
+        std::fs::rename(&new, &path).map_err(failed)?;
+        if durable { self.sync_dir() } else { Ok(()) }
+    }
+
+    fn sync_dir(&self) -> Result<()> {
+        let dir = File::open(self.stem.parent().unwrap_or(Path::new("/")));
+        dir.and_then(|dir| dir.sync_all())
+            .map_err(|e| Error::local("sync spool folder", e))
+    }
+
+    /// The store has it: it is a cache from here on.
+    pub fn to_cache(&self) {
+        let mut state = self.state();
+        if state.home == Home::Data {
+            let _ = std::fs::remove_file(self.stem.with_extension("sums"));
+            let cached = std::fs::rename(self.path(), self.stem.with_extension("cache"));
+            state.home = if cached.is_ok() {
+                Home::Cache
+            } else {
+                Home::Data
+            };
+            let _ = std::fs::remove_file(self.stem.with_extension("json"));
+        }
+        state.class = Class::Torn;
+    }
+
+    /// It is about to be written again.
+    pub fn to_torn(&self, target: &Target) -> Result<()> {
+        let home = self.state().home;
+        if home == Home::Cache {
+            std::fs::rename(self.stem.with_extension("cache"), self.path())
+                .map_err(|e| Error::local("reopen spool file", e))?;
+            self.state().home = Home::Data;
+        }
+        if home == Home::Nowhere || (home == Home::Data && self.class() == Class::Torn) {
+            return Ok(());
+        }
+        self.write_record(&Record::new(Class::Torn, target.clone()), false)
+    }
+
+    /// It stays on disk, whatever it is.
+    pub fn leave(&self) {
+        self.state().home = Home::Nowhere;
+    }
+
+    /// Nobody wants it any more: it leaves the disk when the last holder is gone, its name at once.
+    pub fn discard(&self) {
+        let mut state = self.state();
+        self.remove(state.home);
+        *state = State {
+            class: Class::Torn,
+            home: Home::Nowhere,
+        };
+    }
+
+    fn remove(&self, home: Home) {
+        let endings: &[&str] = match home {
+            Home::Data => &["json", "sums", "data"],
+            Home::Cache => &["cache"],
+            Home::Nowhere => &[],
+        };
+        for ending in endings {
+            let path = self.stem.with_extension(ending);
+            if let Err(error) = std::fs::remove_file(&path)
+                && error.kind() != std::io::ErrorKind::NotFound
+            {
+                log::warn!("cannot remove {}: {error}", path.display());
+            }
+        }
     }
 
     /// Writes all of `bytes` at `offset`, `fresh` of which were not in this file before; `Full` beyond
     /// the budget or on a full disk.
     pub fn write_at(&self, bytes: &[u8], offset: u64, fresh: u64) -> Result<()> {
         self.charge(fresh)?;
-        self.file
-            .write_all_at(bytes, offset)
-            .map_err(|e| Error::local("write to spool", e))
+        let range = offset..offset + bytes.len() as u64;
+        let mut sums = self.sums.write().unwrap_or_else(PoisonError::into_inner);
+        for (block, piece) in sums::pieces(range.clone()) {
+            let from = (block * BLOCK + piece.start as u64 - offset) as usize;
+            let part = &bytes[from..from + piece.len()];
+            sums.write(block, piece.start, part, |sum| self.checked(block, sum))?;
+        }
+        let written = self.file.write_all_at(bytes, offset);
+        if written.is_err() {
+            // Some of it may be there: what is there now counts.
+            for (block, piece) in sums::pieces(range) {
+                let mut now = vec![0; piece.end];
+                if self.fill_raw(&mut now, block * BLOCK).is_ok() {
+                    sums.renew(block, &now);
+                }
+            }
+        }
+        written.map_err(|e| Error::local("write to spool", e))
     }
 
     fn charge(&self, more: u64) -> Result<()> {
         let before = self.spool.bytes.fetch_add(more, Ordering::Relaxed);
         if self.spool.max.is_some_and(|max| before + more > max) {
             self.spool.bytes.fetch_sub(more, Ordering::Relaxed);
-            return Err(Error::new(crate::error::Kind::Full, "write to spool")
-                .said("the spool is full (spool_max)"));
+            return Err(Error::new(Kind::Full, "write to spool").said(SPOOL_FULL));
         }
         self.charged.fetch_add(more, Ordering::Relaxed);
         Ok(())
     }
 
+    /// The written bytes of a block, compared with their checksum.
+    fn checked(&self, block: u64, sum: Sum) -> Result<Vec<u8>> {
+        let mut bytes = vec![0; sum.len as usize];
+        self.fill_raw(&mut bytes, block * BLOCK)?;
+        if sum.agrees(&bytes) {
+            Ok(bytes)
+        } else {
+            Err(self.rotted(block))
+        }
+    }
+
+    fn rotted(&self, block: u64) -> Error {
+        Error::new(Kind::Mismatch, "read spool")
+            .at(self.path().display().to_string())
+            .said(&format!(
+                "the bytes at {} on the local disk are not those that were written",
+                block * BLOCK
+            ))
+    }
+
     /// Cuts or grows it; grown parts are zeros.
     pub fn set_len(&self, len: u64) -> Result<()> {
+        let mut sums = self.sums.write().unwrap_or_else(PoisonError::into_inner);
+        sums.cut(len, |block, sum| self.checked(block, sum))?;
         self.file
             .set_len(len)
             .map_err(|e| Error::local("resize spool file", e))
     }
 
-    /// The bytes of `range`; zeros past the end.
+    /// The bytes of `range`, compared with their checksums; zeros past the end.
     pub fn read_at(&self, range: Range<u64>) -> Result<Bytes> {
         let mut bytes = BytesMut::zeroed((range.end - range.start) as usize);
         self.fill(&mut bytes, range.start)?;
         Ok(bytes.freeze())
     }
 
-    /// Fills `buf` with the bytes from `offset` on; zeros past the end.
+    /// Fills `buf` with the bytes from `offset` on, compared with their checksums; zeros past the end.
     pub fn fill(&self, buf: &mut [u8], offset: u64) -> Result<()> {
+        let sums = self.sums.read().unwrap_or_else(PoisonError::into_inner);
+        self.fill_raw(buf, offset)?;
+        for (block, piece) in sums::pieces(offset..offset + buf.len() as u64) {
+            let sum = sums.get(block);
+            let from = (block * BLOCK + piece.start as u64 - offset) as usize;
+            if piece.start == 0 && piece.end >= sum.len as usize {
+                if !sum.agrees(&buf[from..from + piece.len()]) {
+                    return Err(self.rotted(block));
+                }
+            } else {
+                self.checked(block, sum)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn fill_raw(&self, buf: &mut [u8], offset: u64) -> Result<()> {
         let mut done = 0;
         while done < buf.len() {
             match self.file.read_at(&mut buf[done..], offset + done as u64) {
@@ -154,57 +501,37 @@ impl SpoolFile {
         Ok(())
     }
 
-    /// Copies `range` from another spool file to the same place, inside the kernel; `fresh` as in
+    /// Copies `range` from another spool file to the same place; `fresh` as in
     /// [`SpoolFile::write_at`].
     pub fn copy_from(&self, other: &SpoolFile, range: Range<u64>, fresh: u64) -> Result<()> {
         self.charge(fresh)?;
-        let (mut from, mut to) = (range.start, range.start);
-        while to < range.end {
-            let want = usize::try_from(range.end - to)
-                .unwrap_or(usize::MAX)
-                .min(1 << 30);
-            let n = rustix::fs::copy_file_range(
-                &other.file,
-                Some(&mut from),
-                &self.file,
-                Some(&mut to),
-                want,
-            )
-            .map_err(|e| Error::local("copy in spool", e.into()))?;
-            if n == 0 {
-                // Past the end of the other file: zeros.
-                return self.set_len_at_least(range.end);
-            }
+        let mut at = range.start;
+        while at < range.end {
+            let step = at..range.end.min(at + COPY_STEP);
+            self.write_at(&other.read_at(step.clone())?, at, 0)?;
+            at = step.end;
         }
         Ok(())
     }
-
-    fn set_len_at_least(&self, len: u64) -> Result<()> {
-        let now = self
-            .file
-            .metadata()
-            .map_err(|e| Error::local("stat spool file", e))?
-            .len();
-        if now < len { self.set_len(len) } else { Ok(()) }
-    }
-
-    /// Makes its bytes durable.
-    pub fn sync(&self) -> Result<()> {
-        self.file
-            .sync_data()
-            .map_err(|e| Error::local("sync spool file", e))
-    }
 }
+
+/// Bytes copied at a time.
+const COPY_STEP: u64 = 1 << 20;
+
+/// What a program's write past the budget is told, and how such a refusal is known from a full disk.
+pub(super) const SPOOL_FULL: &str = "the spool is full (spool_max)";
 
 impl Drop for SpoolFile {
     fn drop(&mut self) {
         self.spool
             .bytes
             .fetch_sub(*self.charged.get_mut(), Ordering::Relaxed);
-        if !*self.keep.get_mut()
-            && let Err(error) = std::fs::remove_file(&self.path)
-        {
-            log::warn!("cannot remove {}: {error}", self.path.display());
+        self.spool.freed.notify_waiters();
+        let state = *self.state();
+        // What was promised or refused outlives us; so does everything once the process ends.
+        let stays = state.class != Class::Torn || self.spool.frozen.load(Ordering::Acquire);
+        if !stays {
+            self.remove(state.home);
         }
     }
 }
@@ -221,20 +548,38 @@ impl Source for SpoolFile {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::error::Kind;
+    use crate::store::{Attrs, Place};
 
-    fn spool(max: Option<u64>) -> (tempfile::TempDir, Arc<Spool>) {
-        let dir = tempfile::tempdir().unwrap();
-        let spool = Spool::open(&dir.path().join("spool"), max).unwrap();
-        (dir, spool)
+    fn target(name: &str) -> Target {
+        Target {
+            place: Place {
+                dir: "".into(),
+                name: name.into(),
+            },
+            path: format!("/{name}"),
+            replaces: None,
+            looked: None,
+            removes: Vec::new(),
+            exclusive: false,
+            attrs: Attrs::default(),
+        }
+    }
+
+    fn open(dir: &tempfile::TempDir, max: Option<u64>) -> (Arc<Spool>, Found) {
+        Spool::open(&dir.path().join("spool"), max).unwrap()
     }
 
     #[test]
-    fn a_file_vanishes_with_its_last_holder_unless_kept() {
-        let (_dir, spool) = spool(None);
-        let (a, b) = (spool.create().unwrap(), spool.create().unwrap());
-        let (pa, pb) = (a.path().to_owned(), b.path().to_owned());
-        b.keep();
+    fn a_file_vanishes_with_its_last_holder_unless_something_was_promised() {
+        let dir = tempfile::tempdir().unwrap();
+        let (spool, _) = open(&dir, None);
+        let (a, b) = (
+            spool.create(&target("a")).unwrap(),
+            spool.create(&target("b")).unwrap(),
+        );
+        let (pa, pb) = (a.path(), b.path());
+        b.promise(&Record::new(Class::Acknowledged, target("b")))
+            .unwrap();
         drop((a, b));
         assert!(!pa.exists());
         assert!(pb.exists());
@@ -242,23 +587,104 @@ mod tests {
 
     #[test]
     fn bytes_come_back_and_past_the_end_are_zeros() {
-        let (_dir, spool) = spool(None);
-        let file = spool.create().unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let (spool, _) = open(&dir, None);
+        let file = spool.create(&target("a")).unwrap();
         file.write_at(b"abc", 2, 3).unwrap();
         assert_eq!(&file.read_at(0..8).unwrap()[..], b"\0\0abc\0\0\0");
-        let other = spool.create().unwrap();
+        let other = spool.create(&target("b")).unwrap();
         other.copy_from(&file, 1..7, 6).unwrap();
         assert_eq!(&other.read_at(0..7).unwrap()[..], b"\0\0abc\0\0");
     }
 
     #[test]
     fn beyond_the_budget_a_write_is_enospc_and_room_comes_back() {
-        let (_dir, spool) = spool(Some(10));
-        let file = spool.create().unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let (spool, _) = open(&dir, Some(10));
+        let file = spool.create(&target("a")).unwrap();
         file.write_at(&[1; 8], 0, 8).unwrap();
         assert_eq!(file.write_at(&[1; 8], 8, 8).unwrap_err().kind, Kind::Full);
         drop(file);
         assert_eq!(spool.bytes(), 0);
-        spool.create().unwrap().write_at(&[1; 10], 0, 10).unwrap();
+        spool
+            .create(&target("a"))
+            .unwrap()
+            .write_at(&[1; 10], 0, 10)
+            .unwrap();
+    }
+
+    #[test]
+    fn the_next_start_finds_what_was_promised_and_nobody_elses() {
+        let dir = tempfile::tempdir().unwrap();
+        let (spool, _) = open(&dir, None);
+        let file = spool.create(&target("a")).unwrap();
+        file.write_at(b"hello", 0, 5).unwrap();
+        let mut record = Record::new(Class::Acknowledged, target("a"));
+        record.size = 5;
+        file.promise(&record).unwrap();
+        let torn = spool.create(&target("t")).unwrap();
+        torn.write_at(b"half", 0, 4).unwrap();
+        let (_other, found) = open(&dir, None);
+        assert!(found.files.is_empty(), "it is locked");
+        spool.freeze();
+        drop((file, torn, spool));
+        let (_spool, found) = open(&dir, None);
+        let seen: Vec<_> = found
+            .files
+            .iter()
+            .map(|(_, r)| (r.target.path.as_str(), r.class))
+            .collect();
+        assert!(seen.contains(&("/a", Class::Acknowledged)), "{seen:?}");
+        assert!(seen.contains(&("/t", Class::Torn)), "{seen:?}");
+        let (file, _) = found
+            .files
+            .iter()
+            .find(|(_, r)| r.target.path == "/a")
+            .unwrap();
+        assert_eq!(&file.read_at(0..5).unwrap()[..], b"hello");
+    }
+
+    #[test]
+    fn what_cannot_be_understood_is_kept_and_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let (spool, _) = open(&dir, None);
+        let folder = spool.dir.clone();
+        drop(spool);
+        std::fs::write(folder.join("7.data"), b"?").unwrap();
+        std::fs::write(folder.join("8.data"), b"?").unwrap();
+        std::fs::write(folder.join("8.json"), b"{\"format\":").unwrap();
+        let (spool, found) = open(&dir, None);
+        assert_eq!(
+            (found.files.len(), found.odd.len()),
+            (0, 2),
+            "{:?}",
+            found.odd
+        );
+        assert!(folder.join("7.data").exists() && folder.join("8.json").exists());
+        let new = spool.create(&target("a")).unwrap();
+        assert_eq!(new.id(), "9", "numbers are not used twice");
+    }
+
+    #[test]
+    fn bytes_that_rotted_on_the_disk_are_noticed() {
+        let dir = tempfile::tempdir().unwrap();
+        let (spool, _) = open(&dir, None);
+        let file = spool.create(&target("a")).unwrap();
+        file.write_at(&[7; 200_000], 0, 200_000).unwrap();
+        std::fs::OpenOptions::new()
+            .write(true)
+            .open(file.path())
+            .unwrap()
+            .write_all_at(&[8], 150_000)
+            .unwrap();
+        assert!(file.read_at(0..131_072).is_ok());
+        assert_eq!(
+            file.read_at(140_000..141_000).unwrap_err().kind,
+            Kind::Mismatch
+        );
+        assert_eq!(
+            file.write_at(&[1], 160_000, 0).unwrap_err().kind,
+            Kind::Mismatch
+        );
     }
 }

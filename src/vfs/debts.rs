@@ -1,0 +1,212 @@
+//! What is owed to the store: temporary names, what closes answer for, what an earlier process promised,
+//! and the end of the mount.
+
+use super::tree::ROOT;
+use super::{Drained, Vfs, lock};
+use crate::error::{Error, Kind, Result};
+use crate::store::Kind as EntryKind;
+use crate::write::{self, Class, Promise, Record, SpoolFile, Top, Writer};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+/// How often parked files are looked at for having been idle.
+const IDLE_TICK: Duration = Duration::from_secs(5);
+
+/// What a start took up of an earlier process.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct TakenUp {
+    /// Files that are being sent now.
+    pub sending: usize,
+    /// Files that the store turned out to have.
+    pub there: usize,
+    /// Files that were open at a crash, or that a program was told had failed: kept.
+    pub kept: usize,
+    /// What cannot be understood or taken up, one sentence each: kept.
+    pub odd: Vec<String>,
+}
+
+impl Vfs {
+    /// Whether a name is a temporary one.
+    pub(super) fn is_deferred(&self, name: &str) -> bool {
+        self.temp_names.is_match(name)
+    }
+
+    /// What closes of a path below the mountpoint answer for.
+    pub(super) fn promise_for(&self, path: &str) -> Promise {
+        let matches = self.commit_for.matches(path.trim_start_matches('/'));
+        let first = matches
+            .first()
+            .and_then(|&at| self.options.commit_for.get(at));
+        first.map_or(self.options.commit, |(_, promise)| *promise)
+    }
+
+    /// Applies name and path to a writer that is about to be used.
+    pub(super) fn set_terms(&self, writer: &Arc<Writer>, path: &str, name: &str) {
+        writer.set_promise(self.promise_for(path));
+        if self.is_deferred(name) {
+            writer.set_deferred(true);
+        }
+    }
+
+    /// Takes up what an earlier process left in the spool: sends what was promised, keeps the rest.
+    pub async fn take_up(&self) -> TakenUp {
+        let found = std::mem::take(&mut *lock(&self.found));
+        let mut taken = TakenUp {
+            odd: found.odd,
+            ..TakenUp::default()
+        };
+        let mut files = found.files;
+        // Of several versions promised for one place the last one counts.
+        let mut newest = std::collections::HashMap::new();
+        for (at, (_, record)) in files.iter().enumerate() {
+            if record.class == Class::Acknowledged {
+                newest.insert(record.target.place.clone(), at);
+            }
+        }
+        for (at, (file, record)) in files.drain(..).enumerate() {
+            match record.class {
+                Class::Torn | Class::Refused => {
+                    taken.kept += 1;
+                    file.leave();
+                }
+                Class::Acknowledged if newest.get(&record.target.place) != Some(&at) => {
+                    file.discard();
+                }
+                Class::Acknowledged => match self.take_up_one(&file, &record).await {
+                    Ok(true) => taken.sending += 1,
+                    Ok(false) => taken.there += 1,
+                    Err(error) => {
+                        taken
+                            .odd
+                            .push(format!("{}: {error}", file.path().display()));
+                        file.leave();
+                    }
+                },
+            }
+        }
+        taken
+    }
+
+    /// Takes up one file; `false` if the store has it already.
+    async fn take_up_one(&self, file: &Arc<SpoolFile>, record: &Record) -> Result<bool> {
+        let target = &record.target;
+        match self.store.stat(&target.place).await {
+            Ok(entry)
+                if entry.size == record.size
+                    && record.digests.agree(&entry.digests) == Some(true) =>
+            {
+                for (place, stray) in &target.removes {
+                    write::remove_stray(&*self.store, place, stray).await?;
+                }
+                file.discard();
+                return Ok(false);
+            }
+            Ok(entry) if entry.kind == EntryKind::Dir => {
+                return Err(Error::new(Kind::IsDir, "take up").at(target.path.clone()));
+            }
+            Ok(_) => {}
+            Err(error) if error.kind == Kind::NotFound => {}
+            Err(error) => return Err(error),
+        }
+        let (parent, name) = self.parent_of(&target.path).await?;
+        let ino = {
+            let mut tree = self.tree();
+            tree.insert(parent, &name, EntryKind::File, None)
+        };
+        let writer = Writer::adopt(ino, self.write.clone(), file.clone(), record).await;
+        let writer = match writer {
+            Ok(writer) => writer,
+            Err(error) => {
+                self.tree().detach(ino);
+                return Err(error);
+            }
+        };
+        if let Some(node) = self.tree().get_mut(ino) {
+            node.attrs = target.attrs.clone();
+            node.writer = Some(writer.clone());
+        }
+        writer.set_promise(self.promise_for(&target.path));
+        writer.go();
+        Ok(true)
+    }
+
+    /// The directory of a path below the mountpoint, made where it is missing, and the last name.
+    async fn parent_of(&self, path: &str) -> Result<(u64, String)> {
+        let mut names: Vec<&str> = path.split('/').filter(|name| !name.is_empty()).collect();
+        let last = names
+            .pop()
+            .ok_or(Error::new(Kind::Invalid, "take up"))?
+            .to_owned();
+        let mut at = ROOT;
+        for name in names {
+            at = match self.find(at, name).await? {
+                Some(ino) => ino,
+                None => {
+                    let made = self.mkdir(at, name, 0o777 & !self.options.umask).await?;
+                    self.forget(made.ino, 1);
+                    made.ino
+                }
+            };
+        }
+        Ok((at, last))
+    }
+
+    /// Sends what has stayed under a temporary name for too long. Runs as long as the mount.
+    pub async fn watch_idle(&self) {
+        loop {
+            tokio::time::sleep(IDLE_TICK.min(self.options.temp_idle)).await;
+            for writer in self.writers() {
+                let idle = |(since, deferred): (std::time::Instant, bool)| {
+                    deferred && since.elapsed() >= self.options.temp_idle
+                };
+                if writer.parked().is_some_and(idle) && !writer.is_open() {
+                    writer.set_deferred(false);
+                }
+            }
+        }
+    }
+
+    /// Waits until nothing is being sealed, kept or sent.
+    pub(super) async fn landed(&self) {
+        loop {
+            let changed = self.changed.notified();
+            if !self
+                .writers()
+                .iter()
+                .any(|writer| writer.look().1.is_moving())
+            {
+                return;
+            }
+            changed.await;
+        }
+    }
+
+    /// Takes no new writes (`EROFS`) and sends what is owed, for at most `limit`; may be called again,
+    /// also after the unmount. What is open and not closed is not sent: nobody said that it is whole.
+    pub async fn drain(&self, limit: Duration) -> Drained {
+        self.draining.store(true, Ordering::Release);
+        for writer in self.writers() {
+            writer.set_deferred(false);
+        }
+        let _ = tokio::time::timeout(limit, self.landed()).await;
+        let mut drained = Drained {
+            kept: 0,
+            refused: 0,
+        };
+        for writer in self.writers() {
+            let (top, flight, last, _) = writer.look();
+            if writer.owes() || flight.is_moving() {
+                drained.kept += 1;
+            } else if top != Top::Same || matches!(last, write::Last::Failed { .. }) {
+                drained.refused += 1;
+            }
+        }
+        drained
+    }
+
+    /// The process is about to end: nothing in the spool is removed any more.
+    pub fn close_spool(&self) {
+        self.write.spool.freeze();
+    }
+}

@@ -1,0 +1,478 @@
+//! What a session decides, carried out: freeze, complete, make durable, look, send, compare, answer,
+//! keep, try again.
+
+use super::content::{Content, Lower};
+use super::record::Class;
+use super::session::{Action, Event, Flight, Top};
+use super::upload::{self, Progress};
+use super::{Inner, Target, Waiter, Writer};
+use crate::error::{Error, Kind, Result};
+use crate::store::{Attrs, Entry, Kind as EntryKind, New, Place, Store};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant, SystemTime};
+
+/// What is done when somebody else changed a file between our look and our commit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Conflict {
+    /// Ours goes beside it, under a name that says so, and close is told (`ESTALE`).
+    #[default]
+    KeepBoth,
+    /// Ours is not sent; close is told (`ESTALE`), the bytes are kept.
+    Fail,
+    /// Ours replaces theirs.
+    Overwrite,
+}
+
+/// A look at what has the name that is older is taken again before the commit.
+const LOOK_AGAIN: Duration = Duration::from_secs(5);
+
+/// The first and the longest wait before what is owed is tried again.
+const FIRST_WAIT: Duration = Duration::from_secs(5);
+const LONGEST_WAIT: Duration = Duration::from_secs(300);
+
+/// What a look before the commit found.
+enum Look {
+    /// Nobody was there.
+    Clear,
+    /// The store has exactly these bytes already.
+    Ours(Entry),
+    /// Somebody else's version has the name.
+    Theirs(Entry),
+}
+
+impl Writer {
+    pub(super) fn step(self: &Arc<Self>, event: Event<Waiter>) {
+        let later = self.decide(&mut self.lock(), event);
+        self.perform(later);
+    }
+
+    /// Lets the session decide; does what must happen under the lock, returns the rest.
+    fn decide(self: &Arc<Self>, inner: &mut Inner, event: Event<Waiter>) -> Vec<Action<Waiter>> {
+        let mut later = Vec::new();
+        for action in inner.session.on(event) {
+            match action {
+                Action::Seal => match inner.freeze(&self.context) {
+                    Ok(frozen) => self.spawn_seal(frozen),
+                    Err(error) => {
+                        let writer = self.clone();
+                        self.context.rt.spawn(async move { writer.broke(error) });
+                    }
+                },
+                Action::Persist => self.spawn_persist(inner),
+                Action::Send => self.spawn_send(inner),
+                Action::Cancel => {
+                    if let Some(progress) = &inner.progress {
+                        progress.cancel();
+                    }
+                }
+                Action::Later(error) => self.spawn_later(inner, &error),
+                other => later.push(other),
+            }
+        }
+        let parked = inner.session.flight() == Flight::Parked;
+        inner.parked = parked.then(|| inner.parked.unwrap_or_else(Instant::now));
+        later
+    }
+
+    /// What needs no lock.
+    fn perform(self: &Arc<Self>, actions: Vec<Action<Waiter>>) {
+        self.landed.notify_waiters();
+        let owner = self.context.owner.upgrade();
+        for action in actions {
+            match action {
+                Action::Answer(waiters, answer) => {
+                    for waiter in waiters {
+                        // Whoever asked may be gone; the state has the answer too.
+                        let _ = waiter.send(answer.clone());
+                    }
+                }
+                Action::Keep(error) => self.spawn_keep(error),
+                Action::Rest => {
+                    if let Some(owner) = &owner {
+                        owner.rested(self.ino);
+                    }
+                }
+                Action::Drop => {
+                    self.discard();
+                    if let Some(owner) = &owner {
+                        owner.dropped(self.ino);
+                    }
+                }
+                // Done under the lock.
+                Action::Seal
+                | Action::Persist
+                | Action::Send
+                | Action::Cancel
+                | Action::Later(_) => {}
+            }
+        }
+    }
+
+    /// Runs what waits for the local disk.
+    pub(super) async fn blocking<T: Send + 'static>(
+        &self,
+        op: &'static str,
+        work: impl FnOnce() -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let done = self.context.rt.spawn_blocking(work).await;
+        done.map_err(|e| Error::new(Kind::Broken, op).because(e))?
+    }
+
+    fn spawn_seal(self: &Arc<Self>, frozen: Arc<Content>) {
+        let writer = self.clone();
+        self.context.rt.spawn(async move {
+            match frozen.complete(&writer.context.cache).await {
+                Ok(whole) => {
+                    let whole = Arc::new(whole);
+                    {
+                        let mut inner = writer.lock();
+                        if let Some(top) = &mut inner.top
+                            && let Lower::Content(lower) = &top.lower
+                            && Arc::ptr_eq(lower, &frozen)
+                        {
+                            top.lower = Lower::Content(whole.clone());
+                        }
+                        if whole.layer.size() > writer.context.defer_max {
+                            inner.session.deferred = false;
+                        }
+                        inner.frozen = Some(whole);
+                    }
+                    writer.step(Event::Sealed);
+                }
+                Err(error) => writer.broke(error),
+            }
+        });
+    }
+
+    fn spawn_persist(self: &Arc<Self>, inner: &Inner) {
+        let Some(frozen) = inner.frozen.clone() else {
+            return;
+        };
+        let record = inner.record(Class::Acknowledged);
+        let (writer, file) = (self.clone(), frozen.file.clone());
+        self.context.rt.spawn(async move {
+            let promised = writer.blocking("keep", move || file.promise(&record)).await;
+            if let Err(error) = promised {
+                return writer.broke(error);
+            }
+            let later = {
+                let mut inner = writer.lock();
+                inner.owe(&frozen);
+                writer.decide(&mut inner, Event::Kept)
+            };
+            writer.perform(later);
+        });
+    }
+
+    fn spawn_later(self: &Arc<Self>, inner: &mut Inner, error: &Error) {
+        let doubled = FIRST_WAIT
+            .saturating_mul(1 << inner.failures.min(10))
+            .min(LONGEST_WAIT);
+        inner.failures += 1;
+        let wait = error.retry_after.unwrap_or_default().max(doubled);
+        let path = &inner.target.path;
+        log::error!("{path}: owed, tried again in {} s: {error}", wait.as_secs());
+        let writer = self.clone();
+        self.context.rt.spawn(async move {
+            tokio::time::sleep(wait).await;
+            writer.go();
+        });
+    }
+
+    fn spawn_keep(self: &Arc<Self>, error: Error) {
+        let kept = {
+            let inner = self.lock();
+            let mut record = inner.record(Class::Refused);
+            record.error = Some(error.to_string());
+            inner.newest().map(|content| (content.file.clone(), record))
+        };
+        let Some((file, record)) = kept else { return };
+        let writer = self.clone();
+        self.context.rt.spawn(async move {
+            let (path, at) = (record.target.path.clone(), file.path());
+            match writer.blocking("keep", move || file.promise(&record)).await {
+                Ok(()) => log::error!("{path}: not sent, kept as {}: {error}", at.display()),
+                Err(worse) => {
+                    log::error!("{path}: not sent ({error}), and not safely kept either: {worse}");
+                }
+            }
+        });
+    }
+
+    fn discard(&self) {
+        let (top, frozen, owed) = {
+            let mut inner = self.lock();
+            (inner.top.take(), inner.frozen.take(), inner.owed.take())
+        };
+        for content in top.iter().chain(frozen.as_deref()) {
+            content.file.discard();
+        }
+        if let Some(file) = owed {
+            file.discard();
+        }
+    }
+
+    fn spawn_send(self: &Arc<Self>, inner: &mut Inner) {
+        let progress = Arc::new(Progress::default());
+        inner.progress = Some(progress.clone());
+        let writer = self.clone();
+        self.context.rt.spawn(async move {
+            if let Err(error) = writer.send(&progress).await {
+                writer.broke(error);
+            }
+        });
+    }
+
+    async fn send(self: &Arc<Self>, progress: &Progress) -> Result<()> {
+        let started = Instant::now();
+        let (content, mut target) = {
+            let inner = self.lock();
+            let content = inner.frozen.clone();
+            (
+                content.ok_or(Error::new(Kind::Protocol, "send"))?,
+                inner.target.clone(),
+            )
+        };
+        let mut new = New {
+            place: target.place.clone(),
+            kind: EntryKind::File,
+            size: content.layer.size(),
+            digests: content.digests(),
+            attrs: target.attrs.clone(),
+            replaces: target.replaces.clone(),
+            exclusive: target.exclusive,
+        };
+        let named = |error: Error| error.at(target.path.clone());
+        let (store, uploads) = (&*self.context.store, self.context.uploads);
+        let (mut entry, theirs) = match self.look_again(&target, &new).await.map_err(named)? {
+            Look::Ours(entry) => (entry, None),
+            look => {
+                let theirs = self.settle(look, &mut new)?;
+                let sent = upload::send(store, &new, &*content.file, uploads, progress).await;
+                (sent.map_err(named)?, theirs)
+            }
+        };
+        if let Some(theirs) = theirs {
+            self.diverted(&theirs, &entry);
+            return Ok(());
+        }
+        loop {
+            for (place, stray) in std::mem::take(&mut target.removes) {
+                remove_stray(store, &place, &stray)
+                    .await
+                    .map_err(|e| e.at(target.path.clone()))?;
+            }
+            match self.sent(&entry, &new, started) {
+                None => return Ok(()),
+                Some(attrs) => {
+                    entry = store.set_attrs(&entry, &attrs).await?;
+                    new.attrs = attrs;
+                }
+            }
+        }
+    }
+
+    /// Looks, if the last look is old, whether the name still has what it had.
+    async fn look_again(&self, target: &Target, new: &New) -> Result<Look> {
+        if target.looked.is_some_and(|at| at.elapsed() < LOOK_AGAIN) {
+            return Ok(Look::Clear);
+        }
+        let now = match self.context.store.stat(&target.place).await {
+            Ok(entry) => entry,
+            Err(error) if error.kind == Kind::NotFound => return Ok(Look::Clear),
+            Err(error) => return Err(error),
+        };
+        if now.kind == EntryKind::Dir {
+            return Err(Error::new(Kind::IsDir, "commit"));
+        }
+        let known = target
+            .replaces
+            .as_ref()
+            .is_some_and(|known| known.version == now.version);
+        if now.size == new.size && new.digests.agree(&now.digests) == Some(true) {
+            return Ok(Look::Ours(now));
+        }
+        Ok(if known {
+            Look::Clear
+        } else {
+            Look::Theirs(now)
+        })
+    }
+
+    /// Decides about somebody else's version; returns it if ours goes beside it.
+    fn settle(&self, look: Look, new: &mut New) -> Result<Option<Entry>> {
+        let Look::Theirs(theirs) = look else {
+            return Ok(None);
+        };
+        let name = &new.place.name;
+        if new.exclusive {
+            return Err(Error::new(Kind::Exists, "commit").at(name.clone()));
+        }
+        match self.context.conflict {
+            Conflict::Overwrite => {
+                new.replaces = Some(theirs);
+                Ok(None)
+            }
+            Conflict::Fail => Err(changed(name)),
+            Conflict::KeepBoth => {
+                new.place.name = beside(name);
+                new.replaces = None;
+                Ok(Some(theirs))
+            }
+        }
+    }
+
+    fn diverted(self: &Arc<Self>, theirs: &Entry, other: &Entry) {
+        let name = &other.name;
+        log::warn!(
+            "{}: changed by somebody else; ours is {name}",
+            self.target().path
+        );
+        if let Some(owner) = self.context.owner.upgrade() {
+            owner.diverted(self.ino, theirs, other);
+        }
+        let later = {
+            let mut inner = self.lock();
+            inner.progress = None;
+            inner.settle_debt();
+            inner.base = Some(Arc::new(theirs.clone()));
+            inner.target.replaces = Some(theirs.clone());
+            inner.target.looked = Some(Instant::now());
+            // Ours is safe under the other name: what is here gives way to theirs.
+            inner.frozen = None;
+            let error = changed(&theirs.name).said(&format!("ours was kept as {name}"));
+            self.decide(&mut inner, Event::Diverted(error))
+        };
+        self.perform(later);
+    }
+
+    /// The store has `entry`. Ends the flight, unless attributes were set meanwhile: then these are
+    /// returned and have to be set first.
+    fn sent(self: &Arc<Self>, entry: &Entry, new: &New, started: Instant) -> Option<Attrs> {
+        let (later, here, path) = {
+            let mut inner = self.lock();
+            let here = inner.target.place == new.place && !inner.session.is_gone();
+            let last = inner.session.top() == Top::Same;
+            if here && last && inner.target.attrs != new.attrs {
+                return Some(inner.target.attrs.clone());
+            }
+            inner.progress = None;
+            inner.base = Some(Arc::new(entry.clone()));
+            if here {
+                inner.failures = 0;
+                inner.target.replaces = Some(entry.clone());
+                inner.target.looked = Some(Instant::now());
+                inner.target.removes.clear();
+                inner.target.exclusive = false;
+                inner.settle_debt();
+            } else if !inner.session.is_gone() {
+                inner
+                    .target
+                    .removes
+                    .push((new.place.clone(), entry.clone()));
+            }
+            let path = inner.target.path.clone();
+            (self.decide(&mut inner, Event::Sent), here, path)
+        };
+        let context = &self.context;
+        context.sent_bytes.fetch_add(entry.size, Ordering::Relaxed);
+        if here {
+            context.committed_files.fetch_add(1, Ordering::Relaxed);
+            let (size, seconds) = (entry.size, started.elapsed().as_secs_f64());
+            let rate = size as f64 / 1e6 / seconds.max(1e-6);
+            log::info!("{path}: {size} bytes committed in {seconds:.2} s, {rate:.1} MB/s");
+            if let Some(owner) = context.owner.upgrade() {
+                owner.committed(self.ino, entry);
+            }
+        }
+        self.perform(later);
+        None
+    }
+
+    fn broke(self: &Arc<Self>, error: Error) {
+        self.lock().progress = None;
+        if error.kind != Kind::Cancelled
+            && let Some(owner) = self.context.owner.upgrade()
+        {
+            owner.failed(self.ino, &error);
+        }
+        self.step(Event::Broke(error));
+    }
+}
+
+/// Removes what lies under an old name, unless the name has something newer by now.
+pub async fn remove_stray(store: &dyn Store, place: &Place, stray: &Entry) -> Result<()> {
+    match store.stat(place).await {
+        Ok(now) if now.version == stray.version => {}
+        Ok(_) => return Ok(()),
+        Err(error) if error.kind == Kind::NotFound => return Ok(()),
+        Err(error) => return Err(error),
+    }
+    match store.remove(stray).await {
+        Err(error) if error.kind != Kind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+impl Inner {
+    fn freeze(&mut self, context: &super::Context) -> Result<Arc<Content>> {
+        self.top(context)?;
+        let frozen = Arc::new(self.top.take().ok_or(Error::new(Kind::Protocol, "seal"))?);
+        self.frozen = Some(frozen.clone());
+        Ok(frozen)
+    }
+
+    /// From now on `content` is what is owed; an older version no longer is.
+    fn owe(&mut self, content: &Content) {
+        let older = self.owed.replace(content.file.clone());
+        if let Some(older) = older.filter(|older| !Arc::ptr_eq(older, &content.file)) {
+            older.discard();
+        }
+    }
+
+    /// The store has the frozen version: nothing is owed, and its file is only a cache.
+    fn settle_debt(&mut self) {
+        let owed = self.owed.take();
+        let frozen = self.frozen.as_ref().map(|frozen| &frozen.file);
+        if let Some(owed) = owed
+            && frozen.is_none_or(|frozen| !Arc::ptr_eq(frozen, &owed))
+        {
+            owed.discard();
+        }
+        if let Some(frozen) = frozen {
+            frozen.to_cache();
+        }
+    }
+}
+
+fn changed(name: &str) -> Error {
+    Error::new(Kind::Conflict, "commit").at(name)
+}
+
+/// The name beside `name` for a version that lost a conflict: `NAME.conflict-HOST-TIME`, at most 255 bytes.
+fn beside(name: &str) -> String {
+    let host = rustix::system::uname()
+        .nodename()
+        .to_string_lossy()
+        .into_owned();
+    let now = jiff::Timestamp::try_from(SystemTime::now()).unwrap_or_default();
+    let tail = format!(".conflict-{host}-{}", now.strftime("%Y%m%dT%H%M%S%3fZ"));
+    let mut end = name.len().min(255usize.saturating_sub(tail.len()));
+    while !name.is_char_boundary(end) {
+        end -= 1;
+    }
+    format!("{}{tail}", &name[..end])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_name_beside_says_where_and_when_and_fits() {
+        let name = beside("report.txt");
+        assert!(name.starts_with("report.txt.conflict-"), "{name}");
+        assert!(beside(&"é".repeat(127)).len() <= 255);
+    }
+}
