@@ -241,7 +241,7 @@ fn a_mount_in_the_background_answers_when_the_command_returns() {
         assert_eq!(m.stored("a").unwrap(), b"a");
         let again = m.assetfs(&args);
         assert!(!again.status.success(), "{again:?}");
-        let ended = m.assetfs(&["umount", m.root().to_str().unwrap()]);
+        let ended = m.umount_background();
         assert!(ended.status.success(), "{ended:?}");
         assert!(!m.at("a").exists());
     });
