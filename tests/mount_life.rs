@@ -139,7 +139,7 @@ fn umount_is_refused_while_a_file_is_open_and_the_mount_goes_on() {
     given().mounted(|m| {
         let mut file = m.open("a", OFlags::WRONLY | OFlags::CREATE).unwrap();
         file.write_all(b"one").unwrap();
-        let (ended, _) = m.unmount();
+        let (ended, _) = m.try_unmount();
         ended.refused("files open");
         file.write_all(b"two").unwrap();
         drop(file);
@@ -241,7 +241,7 @@ fn a_mount_in_the_background_answers_when_the_command_returns() {
         assert_eq!(m.stored("a").unwrap(), b"a");
         let again = m.assetfs(&args);
         assert!(!again.status.success(), "{again:?}");
-        let ended = m.assetfs(&["umount", m.root().to_str().unwrap()]);
+        let ended = m.umount_background();
         assert!(ended.status.success(), "{ended:?}");
         assert!(!m.at("a").exists());
     });

@@ -192,8 +192,10 @@ fn direct_io_reads_what_was_written_directly() {
 #[test]
 fn what_was_written_is_read_by_another_process_before_the_close() {
     given().mounted(|m| {
-        let mut writer =
-            m.talk("exec 3>$M/a; while read word; do printf %s $word >&3; echo done; done");
+        let mut writer = m.talk(
+            "exec python3 -c 'import os, sys\nf = os.open(os.environ[\"M\"] + \"/a\", os.O_WRONLY | os.O_CREAT)\n\
+             for w in sys.stdin: os.write(f, w.strip().encode()); print(1, flush=True)'",
+        );
         for round in 1..4 {
             writer.say("more");
             assert_eq!(m.read("a"), b"more".repeat(round));

@@ -113,6 +113,16 @@ impl Mount {
         });
     }
 
+    /// Waits until `enough` is true of the lines seen so far.
+    pub fn when(&self, mut enough: impl FnMut(&[String]) -> bool) {
+        self.with_server(|server| {
+            let wait = server.wait_for(|all| enough(&all.iter().map(line).collect::<Vec<_>>()));
+            (self.rt)
+                .block_on(async { tokio::time::timeout(PATIENCE, wait).await })
+                .expect("what was waited for");
+        });
+    }
+
     /// Waits until a request with `words` has sent some of its body.
     pub fn sees_body(&self, words: &str) {
         self.with_server(|server| {
