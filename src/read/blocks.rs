@@ -12,7 +12,7 @@ use super::meter::Meter;
 use super::{BLOCK, block_range};
 use crate::error::{Error, Result};
 use crate::store::{Addr, Entry, Version};
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::ops::Range;
@@ -111,6 +111,9 @@ pub(super) struct Blocks {
     /// Owners with an open window, and when they last read.
     streams: HashMap<u64, Instant>,
     meter: Meter,
+    /// Buffers of evicted blocks for those that are on their way, and never more than these: they are
+    /// paid already. Memory from the system costs a page fault every 4 KiB.
+    spare: Vec<BytesMut>,
     /// Reads that wait for room: nothing is prefetched meanwhile.
     pub(super) starving: usize,
 }
@@ -131,6 +134,7 @@ impl Blocks {
             known: HashMap::new(),
             streams: HashMap::new(),
             meter: Meter::new(Instant::now()),
+            spare: Vec::new(),
             starving: 0,
         }
     }
@@ -352,14 +356,33 @@ impl Blocks {
 
     fn evict(&mut self, rank: (Class, u64)) {
         if let Some((file, block, cost)) = self.order.remove(&rank) {
-            self.slots.remove(&(file, block));
+            let slot = self.slots.remove(&(file, block));
             self.used -= cost;
             self.ready -= cost;
             if rank.0 == Class::Kept {
                 self.kept -= cost;
             }
             self.release(file, 1);
+            if let Some(Slot::Ready { bytes, .. }) = slot
+                && bytes.len() as u64 == BLOCK
+                && self.spare.len() < self.spare_max()
+                && let Ok(mut buffer) = bytes.try_into_mut()
+            {
+                buffer.clear();
+                self.spare.push(buffer);
+            }
         }
+    }
+
+    fn spare_max(&self) -> usize {
+        ((self.used - self.ready) / BLOCK) as usize
+    }
+
+    /// An empty buffer for a whole block.
+    pub(super) fn buffer(&mut self) -> BytesMut {
+        self.spare
+            .pop()
+            .unwrap_or_else(|| BytesMut::with_capacity(BLOCK as usize))
     }
 
     /// A flight begins: of blocks that are not in the map and have room, which is made now.
@@ -372,10 +395,10 @@ impl Blocks {
             .clone()
             .map(|block| charge(file.entry.size, block))
             .sum();
-        while self.used + need > self.budget && !self.order.is_empty() {
+        self.used += need;
+        while self.used > self.budget && !self.order.is_empty() {
             self.evict_one();
         }
-        self.used += need;
         for block in blocks.clone() {
             let slot = Slot::Flying {
                 flight: id,
@@ -437,6 +460,7 @@ impl Blocks {
         };
         self.ready += cost;
         self.rank(Class::Spent, rank, (file, block, cost));
+        self.spare.truncate(self.spare_max());
         waiters
     }
 
@@ -454,6 +478,7 @@ impl Blocks {
                 self.release(flight.file.id, 1);
             }
         }
+        self.spare.truncate(self.spare_max());
         if let Some(error) = error {
             for owner in &flight.owners {
                 owner.failed.store(true, Ordering::Relaxed);
@@ -492,6 +517,7 @@ impl Blocks {
         assert_eq!((used, kept, ready), (self.used, self.kept, self.ready));
         assert_eq!(count, self.order.len());
         assert!(self.used <= self.budget, "{} of {}", self.used, self.budget);
+        assert!(self.spare.len() <= self.spare_max());
         for (file, known) in &self.known {
             assert_eq!(known.blocks, blocks.remove(file).unwrap_or(0));
             assert!(known.blocks + known.readers > 0);

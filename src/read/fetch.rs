@@ -103,8 +103,11 @@ impl Sink for Fill<'_> {
             }
             let range = block_range(self.fetch.entry.size, self.block);
             let length = (range.end - range.start) as usize;
-            if self.buffer.is_empty() {
-                self.buffer.reserve(length);
+            if self.buffer.capacity() < length {
+                self.buffer = match length as u64 {
+                    BLOCK => self.fetch.cache.lock().buffer(),
+                    _ => BytesMut::with_capacity(length),
+                };
             }
             let (head, tail) = rest.split_at(rest.len().min(length - self.buffer.len()));
             self.buffer.extend_from_slice(head);
