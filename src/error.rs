@@ -63,7 +63,7 @@ pub enum Kind {
     NotPermitted,
     /// To be done by copying (`mv` does it).
     CrossDevice,
-    /// The person at the other end gave up (`assetfs cancel`, unmount).
+    /// The person at the other end gave up (unlink, unmount).
     Cancelled,
     /// No such extended attribute.
     NoAttr,

@@ -87,7 +87,7 @@ fn said(taken: &vfs::TakenUp) -> String {
     }
     if taken.kept > 0 {
         parts.push(format!(
-            "{} kept unsent (assetfs unsent list)",
+            "{} kept in the spool and not sent by itself",
             count(taken.kept)
         ));
     }
@@ -313,7 +313,7 @@ impl Life<'_> {
         let Drained { kept, refused } = drained;
         if refused > 0 {
             log::error!(
-                "{} whose program was told of an error stay in the spool",
+                "{} that failed or were not closed stay in the spool",
                 count(refused)
             );
         }

@@ -78,7 +78,7 @@ async fn proget_at(
             limit_down: settings.limit_down.unwrap_or_default(),
             ..http::Settings::default()
         },
-        case_fold: true,
+        case_fold: resolved.settings.case_fold,
         parallel_parts: true,
         auth,
         base,

@@ -51,7 +51,7 @@ pub(super) fn umount(args: &UmountArgs) -> Ended {
     }
     if refused > 0 {
         super::eprintln_safe(&format!(
-            "assetfs: {} whose program was told of an error stay in the spool",
+            "assetfs: {} that failed or were not closed stay in the spool",
             count(refused)
         ));
     }

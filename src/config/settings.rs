@@ -124,6 +124,11 @@ pub struct Settings {
     /// Bytes per part of a multipart upload
     #[arg(help_heading = "ProGet", long, value_name = "SIZE", value_parser = units::size, default_value = "8M")]
     pub part_size: u64,
+    /// Take names that differ only in case for one name, as a server on Windows does
+    #[arg(help_heading = "ProGet", long, value_name = "BOOL", value_parser = units::switch, default_value = "true",
+          num_args = 0..=1, require_equals = true, default_missing_value = "true", hide_possible_values = true,
+          action = clap::ArgAction::Set)]
+    pub case_fold: bool,
     /// Keep mode, mtime and user xattrs in the item's user metadata
     #[arg(help_heading = "ProGet", long, value_name = "BOOL", value_parser = units::switch, default_value = "true",
           num_args = 0..=1, require_equals = true, default_missing_value = "true", hide_possible_values = true,

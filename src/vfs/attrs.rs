@@ -198,7 +198,7 @@ impl Vfs {
         ino: u64,
         change: impl FnOnce(&mut Attrs, EntryKind) -> Result<()>,
     ) -> Result<()> {
-        let (entry, attrs) = {
+        let (entry, attrs, writing) = {
             let mut tree = self.tree();
             let node = tree
                 .get_mut(ino)
@@ -214,22 +214,26 @@ impl Vfs {
             }
             node.ctime = Some(SystemTime::now());
             node.attrs = attrs.clone();
-            if node
+            let writing = node
                 .writer
-                .as_ref()
-                .is_some_and(|writer| writer.set_attrs(&attrs))
-            {
-                return Ok(());
-            }
+                .clone()
+                .filter(|writer| writer.set_attrs(&attrs));
             let keeps = self.store.caps().keeps;
             let kept = (attrs.mtime != before.mtime && keeps.mtime.is_some())
                 || (attrs.mode != before.mode && keeps.mode)
                 || (attrs.xattrs != before.xattrs && keeps.xattrs);
             let entry = node.entry.clone().filter(|_| {
-                kept && node.is_named() && (keeps.on_dirs || node.kind != EntryKind::Dir)
+                writing.is_none()
+                    && kept
+                    && node.is_named()
+                    && (keeps.on_dirs || node.kind != EntryKind::Dir)
             });
-            (entry, attrs)
+            (entry, attrs, writing)
         };
+        if let Some(writer) = writing {
+            // They go with the commit, and with the record of what is owed.
+            return writer.note_owed().await;
+        }
         let Some(entry) = entry else { return Ok(()) };
         let entry = self.store.set_attrs(&entry, &attrs).await?;
         let mut tree = self.tree();

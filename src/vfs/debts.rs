@@ -56,26 +56,29 @@ impl Vfs {
             odd: found.odd,
             ..TakenUp::default()
         };
-        let mut files = found.files;
-        // Of several versions promised for one place the last one counts.
-        let mut newest = std::collections::HashMap::new();
-        for (at, (_, record)) in files.iter().enumerate() {
-            if record.class == Class::Acknowledged {
-                newest.insert(record.target.place.clone(), at);
-            }
-        }
-        for (at, (file, record)) in files.drain(..).enumerate() {
+        // Of several versions promised for one place the last one counts; an older one goes only when
+        // that one is in good hands.
+        let mut served = std::collections::HashSet::new();
+        for (file, record) in found.files.into_iter().rev() {
             match record.class {
-                Class::Torn | Class::Refused => {
+                Class::Torn => {
                     taken.kept += 1;
                     file.leave();
                 }
-                Class::Acknowledged if newest.get(&record.target.place) != Some(&at) => {
-                    file.discard();
+                Class::Refused => {
+                    taken.kept += 1;
+                    lock(&self.refusals).push((record.target.place, file));
                 }
+                Class::Acknowledged if served.contains(&record.target.place) => file.discard(),
                 Class::Acknowledged => match self.take_up_one(&file, &record).await {
-                    Ok(true) => taken.sending += 1,
-                    Ok(false) => taken.there += 1,
+                    Ok(sending) => {
+                        served.insert(record.target.place);
+                        *(if sending {
+                            &mut taken.sending
+                        } else {
+                            &mut taken.there
+                        }) += 1;
+                    }
                     Err(error) => {
                         taken
                             .odd
@@ -205,8 +208,9 @@ impl Vfs {
         drained
     }
 
-    /// The process is about to end: nothing in the spool is removed any more.
+    /// The process is about to end: caches go, and nothing else in the spool is removed any more.
     pub fn close_spool(&self) {
+        self.shed_all();
         self.write.spool.freeze();
     }
 }

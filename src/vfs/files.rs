@@ -190,7 +190,16 @@ impl Vfs {
         {
             return Err(Error::new(Kind::TooLarge, "write"));
         }
-        self.writer(handle.ino)?.write(offset, bytes)
+        let writer = self.writer(handle.ino)?;
+        match writer.write(offset, bytes) {
+            Err(error) if error.kind == Kind::Full => {
+                // Caches give way before a writer is refused.
+                self.shed_all();
+                writer.write(offset, bytes)
+            }
+            result => result,
+        }
+        .inspect_err(|error| writer.spoilt(error))
     }
 
     /// A descriptor is closed: answers when the store has what was written.

@@ -1,6 +1,7 @@
 //! POSIX meaning over a store: inodes, handles, directories, attributes. Knows no FUSE.
 //!
-//! Locks, in this order, never across an await: `tree`, `handles`, then a writer's, then the cache's.
+//! Locks, in this order, never across an await: `tree`, then the small ones (`handles`, `refused`, `refusals`,
+//! `kept`), then a writer's, then the cache's.
 
 mod attrs;
 mod debts;
@@ -22,8 +23,8 @@ pub use tree::ROOT;
 
 use crate::error::{Error, Kind, Result};
 use crate::read::Cache;
-use crate::store::{Attrs, Digests, Entry, Kind as EntryKind, Probe, Space, Store, Version};
-use crate::write::{self, Conflict, Found, Promise, Spool, Writer};
+use crate::store::{Attrs, Digests, Entry, Kind as EntryKind, Place, Probe, Space, Store, Version};
+use crate::write::{self, Conflict, Found, Promise, Spool, SpoolFile, Writer};
 use files::Handle;
 use globset::{Glob, GlobSet, GlobSetBuilder};
 use std::collections::{HashMap, VecDeque};
@@ -120,6 +121,8 @@ pub struct Vfs {
     draining: AtomicBool,
     temp_names: GlobSet,
     commit_for: GlobSet,
+    /// What an earlier process was refused, until something newer of that name is committed.
+    refusals: Mutex<Vec<(Place, Arc<SpoolFile>)>>,
     /// What the start found in the spool, until it is taken up.
     found: Mutex<Found>,
     space: Mutex<Option<(Instant, Option<Space>)>>,
@@ -195,6 +198,7 @@ impl Vfs {
             temp_names,
             commit_for,
             found: Mutex::new(found),
+            refusals: Mutex::default(),
             space: Mutex::default(),
             changed: Notify::new(),
             started: now,
@@ -303,7 +307,11 @@ impl Vfs {
         {
             let mut kept = lock(&self.kept);
             let mut bytes: u64 = kept.iter().map(|(_, bytes)| bytes).sum();
-            while (bytes > KEPT_BYTES || kept.len() > KEPT_FILES)
+            let most = self
+                .options
+                .spool_max
+                .map_or(KEPT_BYTES, |max| KEPT_BYTES.min(max / 4));
+            while (bytes > most || kept.len() > KEPT_FILES)
                 && let Some((ino, size)) = kept.pop_front()
             {
                 bytes -= size;
@@ -311,6 +319,14 @@ impl Vfs {
             }
         }
         for ino in shed {
+            self.shed_one(ino);
+        }
+    }
+
+    /// Lets go of all committed spool files.
+    pub(super) fn shed_all(&self) {
+        let all: Vec<u64> = lock(&self.kept).drain(..).map(|(ino, _)| ino).collect();
+        for ino in all {
             self.shed_one(ino);
         }
     }
@@ -392,6 +408,16 @@ impl write::Owner for Vfs {
                 }
             }
             tree.lay(ino);
+            let place = tree
+                .get(ino)
+                .and_then(|node| tree.place(node.parent, &node.name));
+            lock(&self.refusals).retain(|(there, file)| {
+                let superseded = Some(there) == place.as_ref();
+                if superseded {
+                    file.discard();
+                }
+                !superseded
+            });
         }
         self.changed.notify_waiters();
     }

@@ -6,7 +6,7 @@ use super::tree::ROOT;
 use super::{Vfs, lock};
 use crate::error::{Error, Kind, Result};
 use crate::store::{Entry, Kind as EntryKind, Place};
-use crate::write::{self, Target};
+use crate::write::Target;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -143,7 +143,9 @@ impl Vfs {
         }
         let deferred = self.is_deferred(new_name);
         self.take_name(ino, new_parent, new_name);
-        let change = |target: &mut Target| redirect(target, place, over_entry, replaced, new_name);
+        let path = self.tree().path(ino);
+        writer.set_promise(self.promise_for(&path));
+        let change = |target: &mut Target| redirect(target, place, over_entry, replaced, path);
         self.within_name_timeout("rename", writer.retarget(change))
             .await?;
         // With a write or an upload under way, that commit is the copy. Else it is made now: from the
@@ -168,19 +170,14 @@ impl Vfs {
         }
     }
 
-    /// Removes what is under the old names of an open file now, because their directory goes; the bytes
-    /// of it that are still needed are fetched before.
-    pub(super) async fn vacate(&self, ino: u64) -> Result<()> {
+    /// Waits until nothing is left under the old names of a file: until its commit. `Busy` if a program
+    /// still writes it.
+    async fn vacate(&self, ino: u64) -> Result<()> {
         let writer = self.tree().get(ino).and_then(|node| node.writer.clone());
-        let Some(writer) = writer.filter(|writer| !writer.target().removes.is_empty()) else {
-            return Ok(());
-        };
-        writer.hold(u64::MAX).await?;
-        for (place, stray) in writer.take_removes() {
-            write::remove_stray(&*self.store, &place, &stray).await?;
+        match writer.filter(|writer| !writer.target().removes.is_empty()) {
+            Some(writer) => writer.settled().await,
+            None => Ok(()),
         }
-        self.tree().lay(ino);
-        Ok(())
     }
 
     /// Makes room on the store for something that is not a file: a name that is gone here may still
@@ -188,7 +185,7 @@ impl Vfs {
     pub(super) async fn clear_name(&self, parent: u64, name: &str) -> Result<()> {
         let by = self.tree().haunted_by(parent, name);
         match by {
-            Some(by) => self.vacate(by).await,
+            Some(by) => self.within_name_timeout("rename", self.vacate(by)).await,
             None => Ok(()),
         }
     }
@@ -273,6 +270,10 @@ impl Vfs {
             let Some(node) = tree.get(dir) else { continue };
             for child in node.children.values().filter_map(|&child| tree.get(child)) {
                 count += 1;
+                if child.entry.is_some() && child.writer.as_ref().is_some_and(|w| w.is_open()) {
+                    // Its old version cannot go before the new one is there: the caller copies.
+                    return Err(Error::new(Kind::CrossDevice, "rename"));
+                }
                 bytes += child.entry.as_ref().map_or(0, |entry| entry.size);
                 if child.kind == EntryKind::Dir {
                     dirs.push(child.ino);
@@ -365,10 +366,9 @@ fn redirect(
     place: Place,
     over: Option<Entry>,
     replaced: Vec<(Place, Entry)>,
-    name: &str,
+    path: String,
 ) {
-    let dir = target.path.rfind('/').map_or("", |at| &target.path[..at]);
-    target.path = format!("{dir}/{name}");
+    target.path = path;
     let old = std::mem::replace(&mut target.place, place);
     if let Some(entry) = target.replaces.take() {
         target.removes.push((old, entry));

@@ -253,16 +253,16 @@ impl Writer {
                 (sent.map_err(named)?, theirs)
             }
         };
+        for (place, stray) in std::mem::take(&mut target.removes) {
+            remove_stray(store, &place, &stray)
+                .await
+                .map_err(|e| e.at(target.path.clone()))?;
+        }
         if let Some(theirs) = theirs {
             self.diverted(&theirs, &entry);
             return Ok(());
         }
         loop {
-            for (place, stray) in std::mem::take(&mut target.removes) {
-                remove_stray(store, &place, &stray)
-                    .await
-                    .map_err(|e| e.at(target.path.clone()))?;
-            }
             match self.sent(&entry, &new, started) {
                 None => return Ok(()),
                 Some(attrs) => {
@@ -339,6 +339,7 @@ impl Writer {
             inner.base = Some(Arc::new(theirs.clone()));
             inner.target.replaces = Some(theirs.clone());
             inner.target.looked = Some(Instant::now());
+            inner.target.removes.clear();
             // Ours is safe under the other name: what is here gives way to theirs.
             inner.frozen = None;
             let error = changed(&theirs.name).said(&format!("ours was kept as {name}"));

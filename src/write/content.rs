@@ -87,7 +87,13 @@ impl Content {
     pub(super) fn truncate(&mut self, size: u64) -> Result<()> {
         // Cut the file too: what is grown over later must read as zeros.
         if size < self.layer.size() {
+            let owned = self
+                .layer
+                .owned()
+                .map(|r| r.end.saturating_sub(r.start.max(size)));
+            let cut: u64 = owned.sum();
             self.file.set_len(size)?;
+            self.file.uncharge(cut);
         }
         self.hash.changed(size.min(self.layer.size()));
         self.layer.truncate(size);

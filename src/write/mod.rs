@@ -296,9 +296,15 @@ impl Writer {
     /// Writes all of `bytes` at `offset`.
     pub fn write(&self, offset: u64, bytes: &[u8]) -> Result<()> {
         let mut inner = self.lock();
-        inner.top(&self.context)?.write(offset, bytes)?;
+        let top = inner.top(&self.context)?;
+        top.write(offset, bytes)?;
         inner.wrote();
         Ok(())
+    }
+
+    /// A write failed and its program was told: what is there is not what it meant.
+    pub fn spoilt(&self, error: &Error) {
+        self.lock().session.on(Event::Spoilt(error.clone()));
     }
 
     /// Cuts or grows it, as a program asked.
@@ -478,23 +484,38 @@ impl Writer {
         change(&mut self.lock().target);
         self.step(Event::Moved);
         self.until(|inner| !inner.session.is_moving()).await;
+        self.note_owed().await
+    }
+
+    /// Makes a change of the target durable, if anything is owed.
+    pub async fn note_owed(&self) -> Result<()> {
         let owed = {
             let inner = self.lock();
-            inner
-                .owed
-                .clone()
-                .map(|file| (file, inner.record(Class::Acknowledged)))
+            let record = inner.record(Class::Acknowledged);
+            inner.owed.clone().map(|file| (file, record))
         };
         let Some((file, record)) = owed else {
             return Ok(());
         };
-        self.blocking("move", move || file.write_record(&record, true))
+        self.blocking("note", move || file.write_record(&record, true))
             .await
     }
 
-    /// Changes what the next commit removes.
-    pub fn take_removes(&self) -> Vec<(Place, Entry)> {
-        std::mem::take(&mut self.lock().target.removes)
+    /// Waits until the store has what was written, or it is known that it will not; `Busy` if a program
+    /// still writes it, or its name is a temporary one.
+    pub async fn settled(&self) -> Result<()> {
+        {
+            let inner = self.lock();
+            if inner.session.is_open() || inner.session.deferred {
+                return Err(Error::new(Kind::Busy, "wait").at(inner.target.path.clone()));
+            }
+        }
+        self.until(|inner| !inner.session.flight().is_moving())
+            .await;
+        match self.lock().session.last() {
+            Last::Failed { error, .. } => Err(error.clone()),
+            Last::None | Last::Committed => Ok(()),
+        }
     }
 
     async fn until(&self, is: impl Fn(&Inner) -> bool) {
@@ -538,7 +559,7 @@ impl Inner {
             Some(top) => top,
             None => match self.frozen.take() {
                 Some(frozen) if self.session.may_overwrite() => {
-                    frozen.file.to_torn(&self.target)?;
+                    frozen.file.to_torn(&self.target, frozen.layer.size())?;
                     (*frozen).clone()
                 }
                 Some(frozen) => {

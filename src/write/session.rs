@@ -92,6 +92,9 @@ pub(super) enum Event<W> {
     Touched,
     /// Bytes or the size changed.
     Wrote,
+    /// A write failed: what is there is not what the program meant, and is not published until the
+    /// file is cut to nothing.
+    Spoilt(Error),
     /// A descriptor was closed (FLUSH).
     Close(W),
     /// The program wants it safe now (fsync).
@@ -163,6 +166,8 @@ pub(super) struct Session<W> {
     park: bool,
     /// Only created or cut, and closed once: durable in the spool, published at the last close.
     shy: bool,
+    /// Why the version being written is not what its program meant.
+    spoilt: Option<Error>,
     /// Waiting for the version on its way.
     waiting: Vec<W>,
     /// Waiting for the version after it.
@@ -185,6 +190,7 @@ impl<W> Default for Session<W> {
             debt: false,
             park: false,
             shy: false,
+            spoilt: None,
             waiting: Vec::new(),
             next: Vec::new(),
             open: false,
@@ -271,7 +277,13 @@ impl<W> Session<W> {
                 self.open = true;
                 Vec::new()
             }
+            Event::Spoilt(error) => {
+                self.top = Top::Written;
+                self.spoilt = Some(error);
+                Vec::new()
+            }
             Event::Touched => {
+                self.spoilt = None;
                 if self.top == Top::Same {
                     self.top = Top::Touched;
                 }
@@ -284,11 +296,17 @@ impl<W> Session<W> {
             }
             Event::Close(waiter) => self.on_close(waiter),
             Event::Sync(waiter) if self.top == Top::Same && self.flight == Flight::Parked => {
-                if self.answered_by_spool() {
+                if self.deferred || self.shy {
                     return vec![Action::Answer(vec![waiter], Ok(()))];
                 }
-                self.waiting.push(waiter);
-                self.on(Event::Go)
+                let mut actions = Vec::new();
+                if self.promise == Promise::Spool {
+                    actions.push(Action::Answer(vec![waiter], Ok(())));
+                } else {
+                    self.waiting.push(waiter);
+                }
+                actions.extend(self.on(Event::Go));
+                actions
             }
             Event::Sync(waiter) if self.top == Top::Same && !self.failed() => self.on_close(waiter),
             Event::Sync(waiter) | Event::Force(waiter) => {
@@ -397,6 +415,9 @@ impl<W> Session<W> {
     fn seal_for(&mut self, waiter: W) -> Vec<Action<W>> {
         if self.gone {
             return vec![Action::Answer(vec![waiter], Ok(()))];
+        }
+        if let Some(error) = &self.spoilt {
+            return vec![Action::Answer(vec![waiter], Err(error.clone()))];
         }
         self.next.push(waiter);
         self.rest()
@@ -526,6 +547,17 @@ impl<W> Session<W> {
             } else {
                 vec![Action::Drop]
             };
+        }
+        if let Some(error) = self.spoilt.clone() {
+            if self.open || self.top == Top::Same {
+                return Vec::new();
+            }
+            self.top = Top::Same;
+            self.last = Last::Failed {
+                error: error.clone(),
+                told: true,
+            };
+            return vec![Action::Keep(error)];
         }
         if !self.next.is_empty() || (!self.open && self.top != Top::Same) {
             self.waiting = std::mem::take(&mut self.next);
@@ -933,6 +965,37 @@ mod tests {
         assert_eq!(say(&session.on(broke(Kind::Quota))), "Quota[1] persist");
         assert_eq!(say(&session.on(Kept)), "later(Quota)");
         assert!(session.owes());
+    }
+
+    #[test]
+    fn a_final_name_is_sent_also_where_the_spool_answers() {
+        let mut session: Session<u32> = Session {
+            deferred: true,
+            promise: Promise::Spool,
+            ..Session::default()
+        };
+        for event in [Opened, Wrote, Close(1), Sealed, Kept, Released] {
+            session.on(event);
+        }
+        session.deferred = false;
+        assert_eq!(say(&session.on(Sync(2))), "ok[2] send");
+    }
+
+    #[test]
+    fn after_a_failed_write_nothing_is_published_until_it_is_cut_to_nothing() {
+        let full = || Spoilt(Kind::Full.into());
+        let said = run(vec![Opened, Wrote, full(), Close(1), Sync(2), Released]);
+        assert_eq!(said, ["", "", "", "Full[1]", "Full[2]", "keep(Full)"]);
+        let said = run(vec![
+            Opened,
+            Wrote,
+            full(),
+            Touched,
+            Wrote,
+            Close(1),
+            Sealed,
+        ]);
+        assert_eq!(said, ["", "", "", "", "", "seal", "send"]);
     }
 
     #[test]

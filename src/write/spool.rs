@@ -19,7 +19,6 @@ use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
-use tokio::sync::Notify;
 
 /// The spool of one mount.
 #[derive(Debug)]
@@ -33,7 +32,6 @@ pub struct Spool {
     max: Option<u64>,
     /// Leave everything where it is: the process ends.
     frozen: AtomicBool,
-    freed: Notify,
 }
 
 /// What a start found of an earlier one.
@@ -76,7 +74,6 @@ impl Spool {
             bytes: AtomicU64::new(0),
             max,
             frozen: AtomicBool::new(false),
-            freed: Notify::new(),
         });
         let mut found = Found::default();
         for dir in &paths {
@@ -156,20 +153,9 @@ impl Spool {
         self.bytes.load(Ordering::Relaxed)
     }
 
-    /// Most bytes.
-    #[must_use]
-    pub fn max(&self) -> Option<u64> {
-        self.max
-    }
-
     /// From now on nothing is removed any more: the process is about to end.
     pub fn freeze(&self) {
         self.frozen.store(true, Ordering::Release);
-    }
-
-    /// Waits until room was made.
-    pub async fn freed(&self) {
-        self.freed.notified().await;
     }
 
     /// A new, empty data file with a record that promises nothing.
@@ -272,9 +258,9 @@ impl SpoolFile {
         self.stem.with_extension("data")
     }
 
-    /// Its number, by which `assetfs unsent` names it.
-    #[must_use]
-    pub fn id(&self) -> String {
+    /// Its number.
+    #[cfg(test)]
+    fn id(&self) -> String {
         self.stem
             .file_name()
             .map(|s| s.to_string_lossy().into_owned())
@@ -336,8 +322,9 @@ impl SpoolFile {
             .map_err(|e| Error::local("sync spool folder", e))
     }
 
-    /// The store has it: it is a cache from here on.
+    /// The store has it: it is a cache from here on, which gives way and is not charged.
     pub fn to_cache(&self) {
+        self.uncharge(u64::MAX);
         let mut state = self.state();
         if state.home == Home::Data {
             let _ = std::fs::remove_file(self.stem.with_extension("sums"));
@@ -352,10 +339,11 @@ impl SpoolFile {
         state.class = Class::Torn;
     }
 
-    /// It is about to be written again.
-    pub fn to_torn(&self, target: &Target) -> Result<()> {
+    /// It is about to be written again; `size` bytes of it are in use.
+    pub fn to_torn(&self, target: &Target, size: u64) -> Result<()> {
         let home = self.state().home;
         if home == Home::Cache {
+            self.charge(size)?;
             std::fs::rename(self.stem.with_extension("cache"), self.path())
                 .map_err(|e| Error::local("reopen spool file", e))?;
             self.state().home = Home::Data;
@@ -429,6 +417,14 @@ impl SpoolFile {
         }
         self.charged.fetch_add(more, Ordering::Relaxed);
         Ok(())
+    }
+
+    /// Gives back what is charged for `bytes` bytes.
+    pub(super) fn uncharge(&self, bytes: u64) {
+        let charged = self.charged.load(Ordering::Relaxed);
+        let bytes = bytes.min(charged);
+        self.charged.fetch_sub(bytes, Ordering::Relaxed);
+        self.spool.bytes.fetch_sub(bytes, Ordering::Relaxed);
     }
 
     /// The written bytes of a block, compared with their checksum.
@@ -518,15 +514,14 @@ impl SpoolFile {
 /// Bytes copied at a time.
 const COPY_STEP: u64 = 1 << 20;
 
-/// What a program's write past the budget is told, and how such a refusal is known from a full disk.
-pub(super) const SPOOL_FULL: &str = "the spool is full (spool_max)";
+/// What a program's write past the budget is told.
+const SPOOL_FULL: &str = "the spool is full (spool_max)";
 
 impl Drop for SpoolFile {
     fn drop(&mut self) {
         self.spool
             .bytes
             .fetch_sub(*self.charged.get_mut(), Ordering::Relaxed);
-        self.spool.freed.notify_waiters();
         let state = *self.state();
         // What was promised or refused outlives us; so does everything once the process ends.
         let stays = state.class != Class::Torn || self.spool.frozen.load(Ordering::Acquire);
