@@ -1,6 +1,8 @@
 //! The filesystem without FUSE: seeded random operations against a real directory, and what POSIX
 //! promises on one mount.
 
+mod debts;
+
 use super::*;
 use crate::store::memory::{Fault, Memory};
 use std::io::{Read as _, Seek as _, SeekFrom, Write as _};

@@ -1,0 +1,227 @@
+//! What is owed: temporary names, both promises, a start after a crash, a full spool.
+
+use super::*;
+use globset::Glob;
+
+fn temp(patterns: &[&str]) -> Vec<Glob> {
+    patterns
+        .iter()
+        .map(|pattern| Glob::new(pattern).unwrap())
+        .collect()
+}
+
+#[tokio::test]
+async fn a_temporary_name_is_sent_once_under_its_final_one() {
+    let bench = bench_with(Memory::new(), |options| {
+        options.temp_names = temp(&[".*.tmp"])
+    })
+    .await;
+    let ino = write_file(&bench.vfs, ROOT, ".f.tmp", &[5; 100]).await;
+    assert_eq!(
+        bench.vfs.getxattr(ino, "user.assetfs.state").await.unwrap(),
+        b"deferred"
+    );
+    assert!(bench.store.paths().is_empty());
+    assert_eq!(read_file(&bench.vfs, ino).await.unwrap(), vec![5; 100]);
+    bench
+        .vfs
+        .rename(ROOT, ".f.tmp", ROOT, "f", false)
+        .await
+        .unwrap();
+    assert_eq!(bench.store.content("f").unwrap(), vec![5; 100]);
+    assert_eq!(bench.store.count("finish"), 1);
+    assert_eq!(bench.store.count("remove"), 0);
+}
+
+#[tokio::test]
+async fn what_stays_under_a_temporary_name_is_sent_at_the_end() {
+    let bench = bench_with(Memory::new(), |options| {
+        options.temp_names = temp(&["*.tmp"])
+    })
+    .await;
+    write_file(&bench.vfs, ROOT, "f.tmp", b"x").await;
+    let left = bench.vfs.drain(Duration::from_secs(600)).await;
+    assert_eq!(
+        left,
+        Drained {
+            kept: 0,
+            refused: 0
+        }
+    );
+    assert_eq!(bench.store.content("f.tmp").unwrap(), "x");
+}
+
+#[tokio::test]
+async fn with_the_spools_promise_close_does_not_wait_for_the_store() {
+    let bench = bench_with(Memory::new(), |options| options.commit = Promise::Spool).await;
+    let gate = Arc::new(Semaphore::new(0));
+    *bench.store.gate.lock().unwrap() = Some(("put", gate.clone()));
+    write_file(&bench.vfs, ROOT, "f", b"x").await;
+    assert!(bench.store.content("f").is_none());
+    gate.add_permits(1);
+    bench.vfs.landed().await;
+    assert_eq!(bench.store.content("f").unwrap(), "x");
+}
+
+#[tokio::test]
+async fn the_first_pattern_that_matches_a_path_says_what_is_promised() {
+    let bench = bench_with(Memory::new(), |options| {
+        options.commit_for = vec![(Glob::new("**/*.log").unwrap(), Promise::Spool)];
+    })
+    .await;
+    let gate = Arc::new(Semaphore::new(0));
+    *bench.store.gate.lock().unwrap() = Some(("put", gate.clone()));
+    write_file(&bench.vfs, ROOT, "a.log", b"x").await;
+    assert!(bench.store.content("a.log").is_none());
+    gate.add_permits(2);
+    write_file(&bench.vfs, ROOT, "a.txt", b"x").await;
+    assert!(bench.store.content("a.txt").is_some());
+}
+
+/// Writes `f` with the spool's promise, ends like a crash before it is sent, starts again.
+async fn crash_with_a_debt(before: impl FnOnce(&Memory)) -> (Arc<Memory>, Arc<Vfs>, TakenUp) {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Arc::new(Memory::new());
+    let probe = store.probe().await.unwrap();
+    let mut options = options(dir.path());
+    options.commit = Promise::Spool;
+    let start = || {
+        let rt = tokio::runtime::Handle::current();
+        Vfs::new(store.clone(), &probe, options.clone(), rt).unwrap()
+    };
+    let first = start();
+    let never = Arc::new(Semaphore::new(0));
+    *store.gate.lock().unwrap() = Some(("start", never));
+    write_file(&first, ROOT, "f", &[3; 100]).await;
+    let (_, torn) = first.create(ROOT, "torn", 0o644, TRUNC).await.unwrap();
+    first.write(torn.fh, 0, b"half").unwrap();
+    first.close_spool();
+    // The process is gone: its lock with it, its tasks never go on.
+    let left = dir.path().join("left");
+    std::fs::create_dir(&left).unwrap();
+    for folder in std::fs::read_dir(dir.path()).unwrap() {
+        let folder = folder.unwrap().path();
+        if folder == left {
+            continue;
+        }
+        for file in std::fs::read_dir(folder).unwrap() {
+            let file = file.unwrap();
+            if file.file_name() != "lock" {
+                std::fs::rename(file.path(), left.join(file.file_name())).unwrap();
+            }
+        }
+    }
+    *store.gate.lock().unwrap() = None;
+    before(&store);
+    let second = start();
+    let taken = second.take_up().await;
+    std::mem::forget((first, dir));
+    (store, second, taken)
+}
+
+#[tokio::test]
+async fn what_was_acknowledged_is_sent_by_the_next_start_and_what_was_torn_is_kept() {
+    let (store, vfs, taken) = crash_with_a_debt(|_| {}).await;
+    assert_eq!(
+        (taken.sending, taken.kept, taken.odd.len()),
+        (1, 1, 0),
+        "{taken:?}"
+    );
+    vfs.landed().await;
+    assert_eq!(store.content("f").unwrap(), vec![3; 100]);
+    assert_eq!(
+        store.paths(),
+        ["f"],
+        "what was torn is never sent by itself"
+    );
+}
+
+#[tokio::test]
+async fn what_the_store_turns_out_to_have_is_not_sent_again() {
+    let (store, _, taken) = crash_with_a_debt(|store| store.plant("f", &[3; 100])).await;
+    assert_eq!((taken.sending, taken.there), (0, 1), "{taken:?}");
+    assert_eq!(store.count("finish"), 0);
+}
+
+#[tokio::test]
+async fn what_somebody_else_wrote_meanwhile_is_not_overwritten() {
+    let (store, vfs, taken) = crash_with_a_debt(|store| store.plant("f", b"theirs")).await;
+    assert_eq!(taken.sending, 1);
+    vfs.landed().await;
+    assert_eq!(store.content("f").unwrap(), "theirs");
+    let beside = store
+        .paths()
+        .into_iter()
+        .find(|path| path.starts_with("f.conflict-"))
+        .unwrap();
+    assert_eq!(store.content(&beside).unwrap(), vec![3; 100]);
+    let ino = walk(&vfs, "f").await.unwrap();
+    assert_eq!(
+        vfs.open(ino, READ).await.unwrap_err().errno(),
+        libc::ESTALE,
+        "told once"
+    );
+    assert_eq!(read_file(&vfs, ino).await.unwrap(), "theirs");
+}
+
+#[tokio::test]
+async fn committed_spool_files_give_way_to_what_is_written() {
+    let bench = bench_with(Memory::new(), |options| options.spool_max = Some(100)).await;
+    for name in ["a", "b", "c"] {
+        write_file(&bench.vfs, ROOT, name, &[1; 60]).await;
+    }
+    assert_eq!(bench.vfs.write.spool.bytes(), 0);
+}
+
+#[tokio::test]
+async fn what_is_cut_off_is_given_back_to_the_budget() {
+    let bench = bench_with(Memory::new(), |options| options.spool_max = Some(100)).await;
+    let (attr, open) = bench.vfs.create(ROOT, "f", 0o644, TRUNC).await.unwrap();
+    for _ in 0..5 {
+        bench.vfs.write(open.fh, 0, &[1; 60]).unwrap();
+        let change = Change {
+            size: Some(0),
+            ..Change::default()
+        };
+        bench
+            .vfs
+            .setattr(attr.ino, Some(open.fh), change)
+            .await
+            .unwrap();
+    }
+    close(&bench.vfs, open.fh).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_write_that_failed_is_not_published_by_the_close_that_follows() {
+    let bench = bench_with(Memory::new(), |options| options.spool_max = Some(100)).await;
+    bench.store.plant("f", b"old");
+    let ino = walk(&bench.vfs, "f").await.unwrap();
+    let open = bench.vfs.open(ino, TRUNC).await.unwrap();
+    bench.vfs.write(open.fh, 0, &[1; 60]).unwrap();
+    assert_eq!(
+        bench.vfs.write(open.fh, 60, &[1; 60]).unwrap_err().errno(),
+        libc::ENOSPC
+    );
+    assert_eq!(
+        close(&bench.vfs, open.fh).await.unwrap_err().errno(),
+        libc::ENOSPC
+    );
+    settle(&bench).await;
+    assert_eq!(bench.store.content("f").unwrap(), "old");
+}
+
+#[tokio::test]
+async fn a_directory_with_a_file_being_written_is_left_to_the_caller() {
+    let bench = bench().await;
+    let dir = bench.vfs.mkdir(ROOT, "d", 0o755).await.unwrap().ino;
+    write_file(&bench.vfs, dir, "f", b"old").await;
+    let ino = walk(&bench.vfs, "d/f").await.unwrap();
+    let open = bench.vfs.open(ino, WRITE).await.unwrap();
+    bench.vfs.write(open.fh, 0, b"new").unwrap();
+    let moved = bench.vfs.rename(ROOT, "d", ROOT, "e", false).await;
+    assert_eq!(moved.unwrap_err().kind, Kind::CrossDevice);
+    close(&bench.vfs, open.fh).await.unwrap();
+    bench.vfs.rename(ROOT, "d", ROOT, "e", false).await.unwrap();
+    assert_eq!(bench.store.paths(), ["e", "e/f"]);
+}
