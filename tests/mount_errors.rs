@@ -384,7 +384,8 @@ fn a_full_spool_is_enospc_at_write_and_sends_nothing_torn() {
             file.write_all(&vec![1; 600_000]).unwrap();
             assert_eq!(errno(file.write_all(&vec![1; 600_000])), libc::ENOSPC);
             drop(file);
-            assert!(m.settle("").status.success());
+            assert!(!m.settle("a").status.success(), "wait says that it failed");
+            assert!(m.stored("a").is_none(), "half a file is not published");
             m.sh("rm $M/a; echo x > $M/b");
             assert_eq!(m.stored("b").unwrap(), b"x\n");
         });

@@ -380,7 +380,9 @@ fn words(text: &str) -> impl Iterator<Item = &str> {
 
 fn is_test(file: &str, name: &str) -> bool {
     let paths: [PathBuf; 2] = ["tests", "src"].map(|dir| top().join(dir).join(file));
-    let path = paths.iter().map(|path| path.with_extension("rs"));
+    let path = paths
+        .iter()
+        .flat_map(|path| [path.with_extension("rs"), path.join("mod.rs")]);
     let Some(text) = path.filter_map(|p| std::fs::read_to_string(p).ok()).next() else {
         return false;
     };
