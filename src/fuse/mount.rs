@@ -74,10 +74,30 @@ pub fn mount(
     let failed = |e| Error::local("mount", e).at(mountpoint.display().to_string());
     let session = Session::new(Fs::new(vfs, rt), mountpoint, &config).map_err(failed)?;
     let session = session.spawn().map_err(failed)?;
+    widen_readahead(mountpoint);
     Ok(Mounted {
         session: Mutex::new(Some(session)),
         mountpoint: mountpoint.to_owned(),
     })
+}
+
+/// The kernel's own read-ahead on the mount, in KiB: one request then asks for as much as a request can.
+const READAHEAD_KIB: u32 = 1024;
+
+/// The kernel offers 128 KiB at most in the handshake; more is a matter of the device, and needs root.
+fn widen_readahead(mountpoint: &Path) {
+    // Only the mount itself is asked, from memory.
+    let Ok(stat) = rustix::fs::stat(mountpoint) else {
+        return;
+    };
+    let (major, minor) = (
+        rustix::fs::major(stat.st_dev),
+        rustix::fs::minor(stat.st_dev),
+    );
+    let knob = format!("/sys/class/bdi/{major}:{minor}/read_ahead_kb");
+    if let Err(error) = std::fs::write(&knob, READAHEAD_KIB.to_string()) {
+        log::debug!("{knob}: {error}");
+    }
 }
 
 impl Mounted {
