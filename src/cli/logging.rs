@@ -18,6 +18,8 @@ pub(super) fn start(level: LevelFilter, file: Option<&Path>) -> Result<(), Strin
     // The libraries below speak up only when something is wrong.
     builder.filter_level(level.min(LevelFilter::Warn));
     builder.filter_module("assetfs", level);
+    // It warns of every unmount that somebody else did.
+    builder.filter_module("fuser", LevelFilter::Off);
     let journal = file.is_none() && std::env::var_os("JOURNAL_STREAM").is_some();
     builder.format(move |out, record| {
         if journal {

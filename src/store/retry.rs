@@ -6,6 +6,7 @@
 
 use super::*;
 use crate::error::{Error, Kind as ErrorKind};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use tokio::time::{Instant, sleep_until};
 
@@ -33,7 +34,7 @@ impl Default for RetrySettings {
             budget: Duration::from_secs(120),
             later_budget: Duration::from_secs(600),
             first_wait: Duration::from_millis(500),
-            longest_wait: Duration::from_secs(30),
+            longest_wait: Duration::from_secs(10),
             longest_asked: Duration::from_secs(120),
         }
     }
@@ -255,7 +256,26 @@ impl Store for Retry {
     }
 
     async fn put(&self, new: &New, source: &dyn Source) -> Result<Entry> {
-        tried!(self, "put", at(&new.place), self.inner.put(new, source))
+        let attempts = AtomicU32::new(0);
+        let put: Result<Entry> = async {
+            tried!(self, "put", at(&new.place), {
+                attempts.fetch_add(1, Ordering::Relaxed);
+                self.inner.put(new, source)
+            })
+        }
+        .await;
+        match put {
+            // An earlier try may have stored it, and only its confirmation was lost.
+            Err(error)
+                if error.kind == ErrorKind::Exists && attempts.load(Ordering::Relaxed) > 1 =>
+            {
+                let there = self.stat(&new.place).await?;
+                let ours =
+                    there.size == new.size && new.digests.agree(&there.digests) == Some(true);
+                if ours { Ok(there) } else { Err(error) }
+            }
+            put => put,
+        }
     }
 
     async fn start(&self, new: &New) -> Result<Upload> {
@@ -381,7 +401,7 @@ mod tests {
     fn a_server_that_asks_to_wait_is_obeyed_and_not_given_up_by_tries() {
         assert_eq!(wait(ErrorKind::Later, Some(7), 1, 0), Some(7.25));
         assert_eq!(wait(ErrorKind::Later, Some(9999), 1, 0), Some(120.25));
-        assert_eq!(wait(ErrorKind::Later, None, 40, 500), Some(30.0));
+        assert_eq!(wait(ErrorKind::Later, None, 40, 500), Some(10.0));
         assert_eq!(wait(ErrorKind::Later, None, 40, 599), None);
     }
 

@@ -1,5 +1,6 @@
 //! Open files: open, read, write, flush, fsync, release, truncate, fallocate.
 
+use super::tree::Tree;
 use super::{Vfs, lock};
 use crate::error::{Error, Kind, Result};
 use crate::read::Reader;
@@ -54,7 +55,63 @@ impl Vfs {
 
     /// The writer of an inode, made if there is none.
     pub(super) fn writer(&self, ino: u64) -> Result<Arc<Writer>> {
+        self.writer_in(&mut self.tree(), ino)
+    }
+
+    /// Counts a handle, and for a writing one opens the writer, in one step: between the two nothing
+    /// may let go of the writer.
+    fn hold_open(&self, ino: u64, write: bool) -> Result<Option<Arc<Writer>>> {
         let mut tree = self.tree();
+        let writer = match write {
+            true => Some(self.writer_in(&mut tree, ino)?),
+            false => tree.get(ino).and_then(|node| node.writer.clone()),
+        };
+        let node = tree.get_mut(ino).ok_or(Error::new(Kind::Stale, "open"))?;
+        node.handles += 1;
+        if write && let Some(writer) = &writer {
+            node.writers += 1;
+            writer.opened();
+        }
+        Ok(writer)
+    }
+
+    /// Undoes [`Vfs::hold_open`], and ends what ends with the last handle.
+    fn let_go(&self, ino: u64, write: bool) {
+        let (writer, times) = {
+            let mut tree = self.tree();
+            let Some(node) = tree.get_mut(ino) else {
+                return;
+            };
+            node.handles = node.handles.saturating_sub(1);
+            if write {
+                node.writers = node.writers.saturating_sub(1);
+            }
+            let held = node.handles == 0 && std::mem::take(&mut node.held);
+            let writer = node.writer.clone();
+            tree.reap(ino);
+            (writer, u32::from(write) + u32::from(held))
+        };
+        if let Some(writer) = writer {
+            for _ in 0..times {
+                writer.released();
+            }
+        }
+    }
+
+    /// What speaks against opening a file that is, or was, being written; cuts it if asked.
+    fn may_open(&self, ino: u64, writer: &Arc<Writer>, flags: OpenFlags) -> Result<()> {
+        if writer.is_gone() && self.tree().get(ino).is_some_and(|node| node.is_named()) {
+            // Its name is being removed, and that has to wait for a commit.
+            return Err(Error::new(Kind::Busy, "open"));
+        }
+        writer.told()?;
+        if flags.truncate && flags.write {
+            writer.touched()?;
+        }
+        Ok(())
+    }
+
+    fn writer_in(&self, tree: &mut Tree, ino: u64) -> Result<Arc<Writer>> {
         let node = tree.get(ino).ok_or(Error::new(Kind::Stale, "open"))?;
         if let Some(writer) = &node.writer {
             return Ok(writer.clone());
@@ -98,30 +155,15 @@ impl Vfs {
         if !flags.truncate {
             self.getattr(ino).await?;
         }
-        let writer = if flags.write {
-            Some(self.writer(ino)?)
-        } else {
-            self.tree().get(ino).and_then(|node| node.writer.clone())
-        };
-        if let Some(writer) = &writer {
-            if writer.is_gone() && self.tree().get(ino).is_some_and(|node| node.is_named()) {
-                // Its name is being removed, and that has to wait for a commit.
-                return Err(Error::new(Kind::Busy, "open"));
-            }
-            writer.told()?;
-            if flags.truncate && flags.write {
-                writer.touched()?;
-            }
+        let writer = self.hold_open(ino, flags.write)?;
+        if let Some(writer) = &writer
+            && let Err(error) = self.may_open(ino, writer, flags)
+        {
+            self.let_go(ino, flags.write);
+            return Err(error);
         }
         let mut tree = self.tree();
         let node = tree.get_mut(ino).ok_or(Error::new(Kind::Stale, "open"))?;
-        node.handles += 1;
-        if flags.write {
-            node.writers += 1;
-            if let Some(writer) = &writer {
-                writer.opened();
-            }
-        }
         // Pages of what is written through this mount are kept right by the kernel itself.
         let version = node.entry.as_ref().map(|entry| entry.version.clone());
         let keep_cache = !node.is_settled() || (version.is_some() && node.pages == version);
@@ -178,19 +220,21 @@ impl Vfs {
     /// Writes all of `bytes` at `offset`. Never waits on the network.
     pub fn write(&self, fh: u64, offset: u64, bytes: &[u8]) -> Result<()> {
         let handle = self.handle(fh)?;
-        self.check_writable()?;
         if !handle.write {
             return Err(Error::new(Kind::Local(libc::EBADF), "write"));
         }
-        if self
-            .store
-            .caps()
-            .size_max
-            .is_some_and(|max| offset + bytes.len() as u64 > max)
-        {
+        let writer = self.writer(handle.ino)?;
+        // Whatever refuses it: what is there is not what the program meant.
+        self.write_to(&writer, offset, bytes)
+            .inspect_err(|error| writer.spoilt(error))
+    }
+
+    fn write_to(&self, writer: &Writer, offset: u64, bytes: &[u8]) -> Result<()> {
+        self.check_writable()?;
+        let end = offset.saturating_add(bytes.len() as u64);
+        if self.store.caps().size_max.is_some_and(|max| end > max) {
             return Err(Error::new(Kind::TooLarge, "write"));
         }
-        let writer = self.writer(handle.ino)?;
         match writer.write(offset, bytes) {
             Err(error) if error.kind == Kind::Full => {
                 // Caches give way before a writer is refused.
@@ -199,7 +243,6 @@ impl Vfs {
             }
             result => result,
         }
-        .inspect_err(|error| writer.spoilt(error))
     }
 
     /// A descriptor is closed: answers when the store has what was written.
@@ -229,27 +272,7 @@ impl Vfs {
         let Some(handle) = lock(&self.handles).remove(&fh) else {
             return;
         };
-        let writer = {
-            let mut tree = self.tree();
-            let Some(node) = tree.get_mut(handle.ino) else {
-                return;
-            };
-            node.handles = node.handles.saturating_sub(1);
-            if handle.write {
-                node.writers = node.writers.saturating_sub(1);
-            }
-            let last = if node.held {
-                node.handles == 0
-            } else {
-                handle.write && node.writers == 0
-            };
-            let writer = node.writer.clone().filter(|_| last);
-            tree.reap(handle.ino);
-            writer
-        };
-        if let Some(writer) = writer {
-            writer.released();
-        }
+        self.let_go(handle.ino, handle.write);
     }
 
     /// Keeps the bytes of an open file that is about to lose its name, if they are few enough: into
@@ -259,8 +282,9 @@ impl Vfs {
         if let Err(error) = writer.hold(HOLD_MAX).await {
             log::warn!("an open file loses its name and its bytes could not be kept: {error}");
         }
-        if let Some(node) = self.tree().get_mut(ino) {
-            node.held = true;
+        if let Some(node) = self.tree().get_mut(ino)
+            && !std::mem::replace(&mut node.held, true)
+        {
             writer.opened();
         }
     }
@@ -285,9 +309,7 @@ impl Vfs {
         }
         writer.opened();
         let done = wait(writer.close()).await;
-        if self.tree().get(ino).is_some_and(|node| node.writers == 0) {
-            writer.released();
-        }
+        writer.released();
         done
     }
 

@@ -437,6 +437,10 @@ impl write::Owner for Vfs {
         tree.lay(ino);
     }
 
+    fn moved(&self) {
+        self.changed.notify_waiters();
+    }
+
     fn failed(&self, ino: u64, error: &Error) {
         if matches!(
             error.kind,

@@ -100,6 +100,7 @@ impl Vfs {
             .tree()
             .place(new_parent, new_name)
             .ok_or_else(missing)?;
+        self.part_from_ghost(new_parent, new_name).await?;
         // Nothing may arrive under the new name after this file has.
         let mut replaced = match over {
             Some(over) => {
@@ -178,6 +179,24 @@ impl Vfs {
             Some(writer) => writer.settled().await,
             None => Ok(()),
         }
+    }
+
+    /// Before a name is taken again that the store still has for another file: the bytes which that file
+    /// still needs of it are brought into the spool, or its commit is waited for.
+    pub(super) async fn part_from_ghost(&self, parent: u64, name: &str) -> Result<()> {
+        let writer = {
+            let tree = self.tree();
+            let by = tree.haunted_by(parent, name).and_then(|by| tree.get(by));
+            by.and_then(|node| node.writer.clone())
+        };
+        let Some(writer) = writer else { return Ok(()) };
+        self.within_name_timeout("create", async {
+            match writer.settled().await {
+                Err(_) => writer.hold(u64::MAX).await,
+                Ok(()) => Ok(()),
+            }
+        })
+        .await
     }
 
     /// Makes room on the store for something that is not a file: a name that is gone here may still

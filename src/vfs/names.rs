@@ -234,6 +234,7 @@ impl Vfs {
         flags: OpenFlags,
     ) -> Result<(Attr, Open)> {
         let place = self.check_new_name(parent, name)?;
+        self.part_from_ghost(parent, name).await?;
         let found = self
             .within_name_timeout("create", self.find(parent, name))
             .await?;
@@ -258,7 +259,7 @@ impl Vfs {
                     path,
                     exclusive: flags.exclusive && ghost.is_none(),
                     replaces: ghost,
-                    looked: Some(Instant::now()),
+                    looked: tree.absent_since(parent, name),
                     removes: Vec::new(),
                     attrs,
                 };
@@ -382,7 +383,13 @@ impl Vfs {
             if self.tree().get(ino).ok_or_else(missing)?.kind == EntryKind::Dir {
                 return Err(Error::new(Kind::IsDir, "unlink").at(name));
             }
-            self.remove_all(ino).await?;
+            if let Err(error) = self.remove_all(ino).await {
+                let writer = self.tree().get(ino).and_then(|node| node.writer.clone());
+                if let Some(writer) = writer {
+                    writer.revived();
+                }
+                return Err(error);
+            }
             let mut tree = self.tree();
             if let Some(dir) = tree.get_mut(parent) {
                 dir.absent.insert(name.to_owned(), Instant::now());
@@ -458,7 +465,7 @@ impl Vfs {
                 let unsent = node
                     .children
                     .values()
-                    .any(|&child| tree.get(child).is_some_and(|child| child.entry.is_none()));
+                    .any(|&child| tree.get(child).is_some_and(|child| !child.is_settled()));
                 if unsent {
                     return Err(Error::new(Kind::NotEmpty, "rmdir").at(name));
                 }

@@ -231,6 +231,12 @@ impl Tree {
         }
     }
 
+    /// Since when a name is known to be absent.
+    pub(super) fn absent_since(&self, parent: u64, name: &str) -> Option<Instant> {
+        let dir = self.get(parent)?;
+        dir.absent.get(name).copied().max(dir.listed)
+    }
+
     /// A new inode for a name; whatever had the name loses it.
     pub(super) fn insert(
         &mut self,

@@ -2,10 +2,10 @@
 //! keep, try again.
 
 use super::content::{Content, Lower};
-use super::record::Class;
+use super::record::{Class, Record};
 use super::session::{Action, Event, Flight, Top};
 use super::upload::{self, Progress};
-use super::{Inner, Target, Waiter, Writer};
+use super::{Inner, Owed, Target, Waiter, Writer};
 use crate::error::{Error, Kind, Result};
 use crate::store::{Attrs, Entry, Kind as EntryKind, New, Place, Store};
 use std::sync::Arc;
@@ -107,6 +107,9 @@ impl Writer {
                 | Action::Later(_) => {}
             }
         }
+        if let Some(owner) = &owner {
+            owner.moved();
+        }
     }
 
     /// Runs what waits for the local disk.
@@ -150,6 +153,7 @@ impl Writer {
             return;
         };
         let record = inner.record(Class::Acknowledged);
+        let place = record.target.place.clone();
         let (writer, file) = (self.clone(), frozen.file.clone());
         self.context.rt.spawn(async move {
             let promised = writer.blocking("keep", move || file.promise(&record)).await;
@@ -162,6 +166,12 @@ impl Writer {
                 writer.decide(&mut inner, Event::Kept)
             };
             writer.perform(later);
+            // The name may have changed while the record was being written.
+            if writer.target().place != place
+                && let Err(error) = writer.note_owed().await
+            {
+                log::error!("{}: {error}", writer.target().path);
+            }
         });
     }
 
@@ -183,9 +193,15 @@ impl Writer {
     fn spawn_keep(self: &Arc<Self>, error: Error) {
         let kept = {
             let inner = self.lock();
-            let mut record = inner.record(Class::Refused);
-            record.error = Some(error.to_string());
-            inner.newest().map(|content| (content.file.clone(), record))
+            inner.newest().map(|content| {
+                let whole = content.layer.missing().is_empty();
+                let class = if whole { Class::Refused } else { Class::Torn };
+                let mut record = Record::new(class, inner.target.clone());
+                record.size = content.layer.size();
+                record.digests = content.whole_digests();
+                record.error = Some(error.to_string());
+                (content.file.clone(), record)
+            })
         };
         let Some((file, record)) = kept else { return };
         let writer = self.clone();
@@ -208,8 +224,8 @@ impl Writer {
         for content in top.iter().chain(frozen.as_deref()) {
             content.file.discard();
         }
-        if let Some(file) = owed {
-            file.discard();
+        if let Some(owed) = owed {
+            owed.file.discard();
         }
     }
 
@@ -253,6 +269,13 @@ impl Writer {
                 (sent.map_err(named)?, theirs)
             }
         };
+        if theirs.is_none() {
+            let mut inner = self.lock();
+            if inner.target.place == new.place {
+                inner.target.replaces = Some(entry.clone());
+                inner.target.looked = Some(Instant::now());
+            }
+        }
         for (place, stray) in std::mem::take(&mut target.removes) {
             remove_stray(store, &place, &stray)
                 .await
@@ -367,7 +390,10 @@ impl Writer {
                 inner.target.removes.clear();
                 inner.target.exclusive = false;
                 inner.settle_debt();
-            } else if !inner.session.is_gone() {
+            } else if inner.target.place == new.place {
+                // Its name was removed meanwhile: whoever did that removes it.
+                inner.target.replaces = Some(entry.clone());
+            } else {
                 inner
                     .target
                     .removes
@@ -393,12 +419,12 @@ impl Writer {
 
     fn broke(self: &Arc<Self>, error: Error) {
         self.lock().progress = None;
+        self.step(Event::Broke(error.clone()));
         if error.kind != Kind::Cancelled
             && let Some(owner) = self.context.owner.upgrade()
         {
             owner.failed(self.ino, &error);
         }
-        self.step(Event::Broke(error));
     }
 }
 
@@ -426,7 +452,12 @@ impl Inner {
 
     /// From now on `content` is what is owed; an older version no longer is.
     fn owe(&mut self, content: &Content) {
-        let older = self.owed.replace(content.file.clone());
+        let owed = Owed {
+            file: content.file.clone(),
+            size: content.layer.size(),
+            digests: content.digests(),
+        };
+        let older = self.owed.replace(owed).map(|older| older.file);
         if let Some(older) = older.filter(|older| !Arc::ptr_eq(older, &content.file)) {
             older.discard();
         }
@@ -434,7 +465,7 @@ impl Inner {
 
     /// The store has the frozen version: nothing is owed, and its file is only a cache.
     fn settle_debt(&mut self) {
-        let owed = self.owed.take();
+        let owed = self.owed.take().map(|owed| owed.file);
         let frozen = self.frozen.as_ref().map(|frozen| &frozen.file);
         if let Some(owed) = owed
             && frozen.is_none_or(|frozen| !Arc::ptr_eq(frozen, &owed))

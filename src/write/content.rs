@@ -94,10 +94,22 @@ impl Content {
             let cut: u64 = owned.sum();
             self.file.set_len(size)?;
             self.file.uncharge(cut);
+        } else {
+            // What the disk cannot hold is told now.
+            self.file.set_len(size)?;
         }
         self.hash.changed(size.min(self.layer.size()));
         self.layer.truncate(size);
         Ok(())
+    }
+
+    /// The digests, if they are of the whole.
+    pub(super) fn whole_digests(&self) -> Digests {
+        if self.hash.at() == self.layer.size() {
+            self.hash.digests()
+        } else {
+            Digests::default()
+        }
     }
 
     pub(super) fn digests(&self) -> Digests {

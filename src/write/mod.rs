@@ -26,7 +26,7 @@ pub use upload::SEQUENTIAL;
 
 use crate::error::{Error, Kind, Result};
 use crate::read::Cache;
-use crate::store::{Algo, Attrs, Entry, Place, Store};
+use crate::store::{Algo, Attrs, Digests, Entry, Place, Store};
 use bytes::Bytes;
 use content::{Content, Lower};
 use serde::{Deserialize, Serialize};
@@ -71,6 +71,8 @@ pub trait Owner: Send + Sync + Debug {
     /// What was written went to `other` beside it, because somebody else's version, `theirs`, has the
     /// name.
     fn diverted(&self, ino: u64, theirs: &Entry, other: &Entry);
+    /// Something about what is on its way changed.
+    fn moved(&self);
     /// A commit failed.
     fn failed(&self, ino: u64, error: &Error);
     /// Nobody has it open and the store has it: the spool file is only a cache now.
@@ -114,6 +116,14 @@ pub struct Writer {
     landed: Notify,
 }
 
+/// A version that is durable in the spool and not on the store.
+#[derive(Clone, Debug)]
+struct Owed {
+    file: Arc<SpoolFile>,
+    size: u64,
+    digests: Digests,
+}
+
 #[derive(Debug)]
 struct Inner {
     session: Session<Waiter>,
@@ -125,7 +135,7 @@ struct Inner {
     /// The version sealed last: on its way, parked, committed or failed.
     frozen: Option<Arc<Content>>,
     /// The file of the version that is owed, until a newer one is or the store has it.
-    owed: Option<Arc<SpoolFile>>,
+    owed: Option<Owed>,
     progress: Option<Arc<Progress>>,
     /// When a program last wrote.
     written: Option<SystemTime>,
@@ -162,7 +172,11 @@ impl Writer {
         let writer = Writer::with(ino, context, record.target.clone(), None, Some(whole));
         {
             let mut inner = writer.lock();
-            inner.owed = Some(file);
+            inner.owed = Some(Owed {
+                file,
+                size: record.size,
+                digests: record.digests.clone(),
+            });
             inner.session.on(Event::Adopted);
         }
         Ok(writer)
@@ -319,11 +333,7 @@ impl Writer {
     pub fn zero(&self, range: Range<u64>, grow: bool) -> Result<()> {
         static ZEROS: [u8; 1 << 16] = [0; 1 << 16];
         let mut inner = self.lock();
-        let end = if grow {
-            range.end
-        } else {
-            range.end.min(inner.size())
-        };
+        let end = range.end.min(inner.size());
         let mut at = range.start;
         while at < end {
             let step = (end - at).min(ZEROS.len() as u64);
@@ -331,6 +341,9 @@ impl Writer {
                 .top(&self.context)?
                 .write(at, &ZEROS[..step as usize])?;
             at += step;
+        }
+        if grow && range.end > inner.size() {
+            inner.truncate(range.end, &self.context)?;
         }
         inner.wrote();
         Ok(())
@@ -445,6 +458,11 @@ impl Writer {
         self.step(Event::Unlinked);
     }
 
+    /// The name could not be removed after all: what is written is answered for again.
+    pub fn revived(self: &Arc<Self>) {
+        self.step(Event::Revived);
+    }
+
     /// Whether the name was removed.
     #[must_use]
     pub fn is_gone(&self) -> bool {
@@ -466,11 +484,7 @@ impl Writer {
         self.until(|inner| !inner.session.flight().is_moving())
             .await;
         let inner = self.lock();
-        let here = inner
-            .target
-            .replaces
-            .clone()
-            .or(inner.base.as_deref().cloned());
+        let here = inner.target.replaces.clone();
         let here = here.map(|entry| (inner.target.place.clone(), entry));
         here.into_iter()
             .chain(inner.target.removes.iter().cloned())
@@ -491,8 +505,16 @@ impl Writer {
     pub async fn note_owed(&self) -> Result<()> {
         let owed = {
             let inner = self.lock();
-            let record = inner.record(Class::Acknowledged);
-            inner.owed.clone().map(|file| (file, record))
+            inner.owed.clone().map(|owed| {
+                (
+                    owed.file,
+                    Record {
+                        size: owed.size,
+                        digests: owed.digests,
+                        ..Record::new(Class::Acknowledged, inner.target.clone())
+                    },
+                )
+            })
         };
         let Some((file, record)) = owed else {
             return Ok(());
@@ -559,7 +581,10 @@ impl Inner {
             Some(top) => top,
             None => match self.frozen.take() {
                 Some(frozen) if self.session.may_overwrite() => {
-                    frozen.file.to_torn(&self.target, frozen.layer.size())?;
+                    if let Err(error) = frozen.file.to_torn(&self.target, frozen.layer.size()) {
+                        self.frozen = Some(frozen);
+                        return Err(error);
+                    }
                     (*frozen).clone()
                 }
                 Some(frozen) => {

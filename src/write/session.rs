@@ -119,6 +119,8 @@ pub(super) enum Event<W> {
     Broke(Error),
     /// The name was removed.
     Unlinked,
+    /// The name could not be removed after all.
+    Revived,
     /// The name changed.
     Moved,
 }
@@ -166,13 +168,15 @@ pub(super) struct Session<W> {
     park: bool,
     /// Only created or cut, and closed once: durable in the spool, published at the last close.
     shy: bool,
+    next_shy: bool,
     /// Why the version being written is not what its program meant.
     spoilt: Option<Error>,
     /// Waiting for the version on its way.
     waiting: Vec<W>,
     /// Waiting for the version after it.
     next: Vec<W>,
-    open: bool,
+    /// Handles that can write, and whoever holds the bytes.
+    open: u32,
     moved: bool,
     gone: bool,
 }
@@ -190,10 +194,11 @@ impl<W> Default for Session<W> {
             debt: false,
             park: false,
             shy: false,
+            next_shy: false,
             spoilt: None,
             waiting: Vec::new(),
             next: Vec::new(),
-            open: false,
+            open: 0,
             moved: false,
             gone: false,
         }
@@ -222,7 +227,7 @@ impl<W> Session<W> {
     /// Whether a handle that can write is open.
     #[must_use]
     pub(super) fn is_open(&self) -> bool {
-        self.open
+        self.open > 0
     }
 
     /// Whether the name was removed.
@@ -274,7 +279,7 @@ impl<W> Session<W> {
     pub(super) fn on(&mut self, event: Event<W>) -> Vec<Action<W>> {
         match event {
             Event::Opened => {
-                self.open = true;
+                self.open += 1;
                 Vec::new()
             }
             Event::Spoilt(error) => {
@@ -290,15 +295,16 @@ impl<W> Session<W> {
                 Vec::new()
             }
             Event::Wrote => {
-                self.shy = false;
+                self.next_shy = false;
                 self.top = Top::Written;
                 Vec::new()
             }
             Event::Close(waiter) => self.on_close(waiter),
             Event::Sync(waiter) if self.top == Top::Same && self.flight == Flight::Parked => {
-                if self.deferred || self.shy {
+                if self.deferred {
                     return vec![Action::Answer(vec![waiter], Ok(()))];
                 }
+                self.shy = false;
                 let mut actions = Vec::new();
                 if self.promise == Promise::Spool {
                     actions.push(Action::Answer(vec![waiter], Ok(())));
@@ -308,13 +314,20 @@ impl<W> Session<W> {
                 actions.extend(self.on(Event::Go));
                 actions
             }
-            Event::Sync(waiter) if self.top == Top::Same && !self.failed() => self.on_close(waiter),
+            Event::Sync(waiter)
+                if self.top == Top::Same && (self.flight.is_moving() || !self.failed()) =>
+            {
+                self.on_close(waiter)
+            }
             Event::Sync(waiter) | Event::Force(waiter) => {
-                self.shy = false;
+                self.next_shy = false;
                 self.seal_for(waiter)
             }
             Event::Released => {
-                self.open = false;
+                self.open = self.open.saturating_sub(1);
+                if self.open > 0 {
+                    return Vec::new();
+                }
                 if std::mem::take(&mut self.shy) && self.flight == Flight::Parked && !self.deferred
                 {
                     return self.on(Event::Go);
@@ -357,6 +370,10 @@ impl<W> Session<W> {
                 actions.extend(self.rest());
                 actions
             }
+            Event::Revived => {
+                self.gone = false;
+                Vec::new()
+            }
             Event::Moved => {
                 if self.flight == Flight::Uploading && !self.gone {
                     self.moved = true;
@@ -383,7 +400,7 @@ impl<W> Session<W> {
         match (self.top, self.flight) {
             (Top::Written, _) => self.seal_for(waiter),
             (Top::Touched, _) => {
-                self.shy = true;
+                self.next_shy = true;
                 self.seal_for(waiter)
             }
             (Top::Same, Flight::Parked | Flight::Uploading)
@@ -445,7 +462,7 @@ impl<W> Session<W> {
                 self.flight = Flight::Parked;
                 actions.push(Action::Later(error.clone()));
             }
-            _ if self.deferred || (self.shy && self.open) => self.flight = Flight::Parked,
+            _ if self.deferred || (self.shy && self.open > 0) => self.flight = Flight::Parked,
             _ => {
                 self.flight = Flight::Uploading;
                 actions.push(Action::Send);
@@ -542,14 +559,14 @@ impl<W> Session<W> {
             return Vec::new();
         }
         if self.gone {
-            return if self.open {
+            return if self.open > 0 {
                 Vec::new()
             } else {
                 vec![Action::Drop]
             };
         }
         if let Some(error) = self.spoilt.clone() {
-            if self.open || self.top == Top::Same {
+            if self.open > 0 || self.top == Top::Same {
                 return Vec::new();
             }
             self.top = Top::Same;
@@ -559,14 +576,15 @@ impl<W> Session<W> {
             };
             return vec![Action::Keep(error)];
         }
-        if !self.next.is_empty() || (!self.open && self.top != Top::Same) {
+        if !self.next.is_empty() || (self.open == 0 && self.top != Top::Same) {
             self.waiting = std::mem::take(&mut self.next);
             self.top = Top::Same;
             self.kept = false;
+            self.shy = std::mem::take(&mut self.next_shy);
             self.flight = Flight::Sealing;
             return vec![Action::Seal];
         }
-        if self.open || self.flight == Flight::Parked {
+        if self.open > 0 || self.flight == Flight::Parked {
             return Vec::new();
         }
         match &self.last {

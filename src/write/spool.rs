@@ -293,6 +293,7 @@ impl SpoolFile {
 
     /// Writes the record anew; durable if asked.
     pub fn write_record(&self, record: &Record, durable: bool) -> Result<()> {
+        self.to_data(record.size)?;
         let text = serde_json::to_vec(record)
             .map_err(|e| Error::new(Kind::Invalid, "write spool record").because(e))?;
         self.write_beside("json", &text, durable)?;
@@ -327,26 +328,37 @@ impl SpoolFile {
         self.uncharge(u64::MAX);
         let mut state = self.state();
         if state.home == Home::Data {
-            let _ = std::fs::remove_file(self.stem.with_extension("sums"));
             let cached = std::fs::rename(self.path(), self.stem.with_extension("cache"));
             state.home = if cached.is_ok() {
                 Home::Cache
             } else {
                 Home::Data
             };
+        }
+        if state.home != Home::Nowhere {
             let _ = std::fs::remove_file(self.stem.with_extension("json"));
+            let _ = std::fs::remove_file(self.stem.with_extension("sums"));
         }
         state.class = Class::Torn;
+    }
+
+    /// A cache becomes a data file again, `size` bytes of which are in use.
+    fn to_data(&self, size: u64) -> Result<()> {
+        let mut state = self.state();
+        if state.home == Home::Cache {
+            self.charge(size)?;
+            std::fs::rename(self.stem.with_extension("cache"), self.path())
+                .map_err(|e| Error::local("reopen spool file", e))?;
+            state.home = Home::Data;
+        }
+        Ok(())
     }
 
     /// It is about to be written again; `size` bytes of it are in use.
     pub fn to_torn(&self, target: &Target, size: u64) -> Result<()> {
         let home = self.state().home;
         if home == Home::Cache {
-            self.charge(size)?;
-            std::fs::rename(self.stem.with_extension("cache"), self.path())
-                .map_err(|e| Error::local("reopen spool file", e))?;
-            self.state().home = Home::Data;
+            self.to_data(size)?;
         }
         if home == Home::Nowhere || (home == Home::Data && self.class() == Class::Torn) {
             return Ok(());
@@ -372,7 +384,7 @@ impl SpoolFile {
     fn remove(&self, home: Home) {
         let endings: &[&str] = match home {
             Home::Data => &["json", "sums", "data"],
-            Home::Cache => &["cache"],
+            Home::Cache => &["json", "sums", "cache"],
             Home::Nowhere => &[],
         };
         for ending in endings {

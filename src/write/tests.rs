@@ -12,6 +12,7 @@ impl Owner for Nobody {
     fn committed(&self, _: u64, _: &Entry) {}
     fn diverted(&self, _: u64, _: &Entry, _: &Entry) {}
     fn failed(&self, _: u64, _: &Error) {}
+    fn moved(&self) {}
     fn rested(&self, _: u64) {}
     fn dropped(&self, _: u64) {}
 }

@@ -225,3 +225,82 @@ async fn a_directory_with_a_file_being_written_is_left_to_the_caller() {
     bench.vfs.rename(ROOT, "d", ROOT, "e", false).await.unwrap();
     assert_eq!(bench.store.paths(), ["e", "e/f"]);
 }
+
+#[tokio::test]
+async fn an_old_name_that_is_taken_again_does_not_take_the_bytes_with_it() {
+    let bench = bench().await;
+    bench.store.plant("log", &[1; 300]);
+    let ino = walk(&bench.vfs, "log").await.unwrap();
+    let open = bench.vfs.open(ino, WRITE).await.unwrap();
+    bench.vfs.write(open.fh, 300, b"line").unwrap();
+    bench
+        .vfs
+        .rename(ROOT, "log", ROOT, "log.1", false)
+        .await
+        .unwrap();
+    write_file(&bench.vfs, ROOT, "log", b"new").await;
+    close(&bench.vfs, open.fh).await.unwrap();
+    assert_eq!(bench.store.content("log").unwrap(), "new");
+    assert_eq!(
+        bench.store.content("log.1").unwrap(),
+        [&[1; 300][..], b"line"].concat()
+    );
+}
+
+#[tokio::test]
+async fn a_backup_name_that_goes_leaves_the_new_file_alone() {
+    let bench = bench_with(Memory::new(), |options| options.temp_names = temp(&["*~"])).await;
+    write_file(&bench.vfs, ROOT, "f", b"old").await;
+    bench
+        .vfs
+        .rename(ROOT, "f", ROOT, "f~", false)
+        .await
+        .unwrap();
+    write_file(&bench.vfs, ROOT, "f", b"new").await;
+    bench.vfs.unlink(ROOT, "f~").await.unwrap();
+    settle(&bench).await;
+    assert_eq!(bench.store.content("f").unwrap(), "new");
+    assert_eq!(bench.store.paths(), ["f"]);
+}
+
+#[tokio::test]
+async fn a_size_that_no_disk_has_is_efbig_and_changes_nothing() {
+    let bench = bench_with(
+        {
+            let mut store = Memory::new();
+            store.caps.size_max = None;
+            store
+        },
+        |_| {},
+    )
+    .await;
+    let ino = write_file(&bench.vfs, ROOT, "f", b"hello").await;
+    let change = Change {
+        size: Some(4 << 60),
+        ..Change::default()
+    };
+    let grown = bench.vfs.setattr(ino, None, change).await;
+    assert_eq!(grown.unwrap_err().errno(), libc::EFBIG);
+    assert_eq!(bench.vfs.getattr(ino).await.unwrap().size, 5);
+    let open = bench.vfs.open(ino, WRITE).await.unwrap();
+    bench.vfs.write(open.fh, 5, b"more").unwrap();
+    close(&bench.vfs, open.fh).await.unwrap();
+    assert_eq!(bench.store.content("f").unwrap(), "hellomore");
+}
+
+#[tokio::test]
+async fn a_write_refused_while_the_mount_ends_publishes_nothing() {
+    let bench = bench().await;
+    bench.store.plant("f", b"old");
+    let ino = walk(&bench.vfs, "f").await.unwrap();
+    let open = bench.vfs.open(ino, TRUNC).await.unwrap();
+    bench.vfs.write(open.fh, 0, b"half").unwrap();
+    bench.vfs.drain(Duration::ZERO).await;
+    assert_eq!(
+        bench.vfs.write(open.fh, 4, b"x").unwrap_err().errno(),
+        libc::EROFS
+    );
+    assert!(close(&bench.vfs, open.fh).await.is_err());
+    settle(&bench).await;
+    assert_eq!(bench.store.content("f").unwrap(), "old");
+}
