@@ -283,6 +283,7 @@ impl Vfs {
             log::warn!("an open file loses its name and its bytes could not be kept: {error}");
         }
         if let Some(node) = self.tree().get_mut(ino)
+            && node.handles > 0
             && !std::mem::replace(&mut node.held, true)
         {
             writer.opened();
