@@ -3,16 +3,20 @@
 //! Bookkeeping without I/O: it lives below the one lock of [`super::Cache`] and decides everything that
 //! must be decided at once. It knows no store and spawns nothing.
 //!
+//! Neighbours that arrive together lie in one buffer, a *run*, and leave together: a large read is then
+//! answered without copying, and no block holds memory that is not accounted for.
+//!
 //! Every block in the map is paid from the budget from the moment its flight begins until it is
-//! evicted, or until its flight ends without it. Blocks that a sequential reader has passed (*spent*)
-//! leave first, the others (*kept*) by age; but a quarter of the budget is left to spent ones, so that
-//! readers some way apart share them.
+//! evicted, or until its flight ends without it. Runs that a sequential reader has passed (*spent*) leave
+//! first, the others (*kept*) by age; but some of the budget is left to spent ones, so that readers
+//! some way apart share them. It is little: the kernel keeps what was read as well, and memory that
+//! is used again soon is still in the processor's cache.
 
 use super::meter::Meter;
-use super::{BLOCK, block_range};
+use super::{BLOCK, RUN, Span, block_range};
 use crate::error::{Error, Result};
 use crate::store::{Addr, Entry, Version};
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::ops::Range;
@@ -33,6 +37,9 @@ const STREAM_IDLE: Duration = Duration::from_secs(5);
 /// The windows of all streams together may be this small on the slowest link, in bytes; else they hold
 /// what the link brings in a second.
 const WIRE_MIN: u64 = 1024 * 1024;
+
+/// Spent runs beyond this leave at once, in bytes: some steps of a reader that is a little behind.
+const SPENT_MAX: u64 = 16 * 1024 * 1024;
 
 /// What one block costs, in bytes.
 pub(super) fn charge(size: u64, block: u64) -> u64 {
@@ -60,12 +67,12 @@ pub(super) struct File {
 /// Somebody waiting for one block.
 #[derive(Debug)]
 pub(super) struct Waiter {
-    answer: oneshot::Sender<Result<Bytes>>,
+    answer: oneshot::Sender<Result<Span>>,
     spend: bool,
 }
 
 /// What a waiter gets; nothing at all if the fetch was given up.
-pub(super) type Answer = oneshot::Receiver<Result<Bytes>>;
+pub(super) type Answer = oneshot::Receiver<Result<Span>>;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Class {
@@ -74,11 +81,20 @@ enum Class {
 }
 
 enum Slot {
-    Ready { bytes: Bytes, rank: (Class, u64) },
+    Ready { run: u64 },
     Flying { flight: u64, waiters: Vec<Waiter> },
 }
 
-/// A run of blocks that one request brings.
+/// Neighbouring blocks in one buffer.
+struct Run {
+    file: u64,
+    blocks: Range<u64>,
+    span: Span,
+    rank: (Class, u64),
+    cost: u64,
+}
+
+/// Blocks in a row that one request brings.
 struct Flight {
     file: File,
     /// Not yet there.
@@ -104,14 +120,16 @@ pub(super) struct Blocks {
     kept: u64,
     last_id: u64,
     slots: HashMap<(u64, u64), Slot>,
-    order: BTreeMap<(Class, u64), (u64, u64, u64)>,
+    runs: HashMap<u64, Run>,
+    /// The runs, those first that leave first.
+    order: BTreeMap<(Class, u64), u64>,
     flights: HashMap<u64, Flight>,
     ids: HashMap<(Addr, Version), u64>,
     known: HashMap<u64, Known>,
     /// Owners with an open window, and when they last read.
     streams: HashMap<u64, Instant>,
     meter: Meter,
-    /// Buffers of evicted blocks for those that are on their way, and never more than these: they are
+    /// Buffers of evicted runs for those that are on their way, and never more than these: they are
     /// paid already. Memory from the system costs a page fault every 4 KiB.
     spare: Vec<BytesMut>,
     /// Reads that wait for room: nothing is prefetched meanwhile.
@@ -128,6 +146,7 @@ impl Blocks {
             kept: 0,
             last_id: 0,
             slots: HashMap::new(),
+            runs: HashMap::new(),
             order: BTreeMap::new(),
             flights: HashMap::new(),
             ids: HashMap::new(),
@@ -227,20 +246,14 @@ impl Blocks {
     }
 
     fn drop_ready(&mut self, file: u64) {
-        let of_file = |value: &(u64, u64, u64)| value.0 == file;
-        let ready: Vec<_> = self
-            .order
-            .iter()
-            .filter(|(_, v)| of_file(v))
-            .map(|(rank, _)| *rank)
-            .collect();
-        for rank in ready {
-            self.evict(rank);
+        let of_file = self.runs.iter().filter(|(_, run)| run.file == file);
+        for id in of_file.map(|(id, _)| *id).collect::<Vec<_>>() {
+            self.evict(id);
         }
     }
 
     /// How wide the window of an owner may be, in bytes: a quarter of the budget; those of all streams
-    /// together half of it, and what the link brings in a second. An open window is a stream.
+    /// together half of it, and what the link brings in a second; none wider than keeps the link busy. An open window is a stream.
     pub(super) fn share(&mut self, owner: u64, open: bool, now: Instant) -> u64 {
         if open {
             self.streams.insert(owner, now);
@@ -254,7 +267,9 @@ impl Blocks {
             .meter
             .rate()
             .map_or(u64::MAX, |rate| rate.max(WIRE_MIN));
-        (self.budget / 4).min((self.budget / 2).min(wire) / (others as u64 + 1))
+        (self.budget / 4)
+            .min(self.meter.reach())
+            .min((self.budget / 2).min(wire) / (others as u64 + 1))
     }
 
     /// Whether all these blocks are in memory.
@@ -269,29 +284,23 @@ impl Blocks {
         self.slots.contains_key(&(file, block))
     }
 
-    /// A block in memory. `spend`: a sequential reader reads its end.
-    pub(super) fn get(&mut self, file: u64, block: u64, spend: bool) -> Option<Bytes> {
+    /// A block in memory, and what lies beside it in its buffer. `spend`: a sequential reader reads its end.
+    pub(super) fn get(&mut self, file: u64, block: u64, spend: bool) -> Option<Span> {
         let stamp = self.next_id();
-        let Some(Slot::Ready { bytes, rank }) = self.slots.get_mut(&(file, block)) else {
+        let Some(Slot::Ready { run: id }) = self.slots.get(&(file, block)) else {
             return None;
         };
-        let bytes = bytes.clone();
-        let new = (if spend { Class::Spent } else { Class::Kept }, stamp);
-        let old = std::mem::replace(rank, new);
-        if let Some(value) = self.order.remove(&old) {
-            self.rank(old.0, new, value);
+        let run = self.runs.get_mut(id)?;
+        let spent = spend && block + 1 == run.blocks.end;
+        let new = (if spent { Class::Spent } else { Class::Kept }, stamp);
+        let old = std::mem::replace(&mut run.rank, new);
+        let (span, cost) = (run.span.clone(), run.cost);
+        if let Some(id) = self.order.remove(&old) {
+            self.order.insert(new, id);
+            self.kept -= if old.0 == Class::Kept { cost } else { 0 };
+            self.kept += if new.0 == Class::Kept { cost } else { 0 };
         }
-        Some(bytes)
-    }
-
-    fn rank(&mut self, old: Class, new: (Class, u64), value: (u64, u64, u64)) {
-        if old == Class::Kept {
-            self.kept -= value.2;
-        }
-        if new.0 == Class::Kept {
-            self.kept += value.2;
-        }
-        self.order.insert(new, value);
+        Some(span)
     }
 
     /// Waits for a block that is on its way, in the interest of `owner`.
@@ -339,50 +348,51 @@ impl Blocks {
 
     fn evict_one(&mut self) {
         let spent = self.ready - self.kept;
-        let from = if spent < self.budget / 4 {
+        let from = if spent < SPENT_MAX.min(self.budget / 4) {
             Class::Kept
         } else {
             Class::Spent
         };
-        let rank = self
-            .order
-            .range((from, 0)..)
-            .next()
-            .or(self.order.iter().next());
-        if let Some(rank) = rank.map(|(rank, _)| *rank) {
-            self.evict(rank);
+        let first = self.order.range((from, 0)..).next();
+        if let Some(id) = first.or(self.order.iter().next()).map(|(_, id)| *id) {
+            self.evict(id);
         }
     }
 
-    fn evict(&mut self, rank: (Class, u64)) {
-        if let Some((file, block, cost)) = self.order.remove(&rank) {
-            let slot = self.slots.remove(&(file, block));
-            self.used -= cost;
-            self.ready -= cost;
-            if rank.0 == Class::Kept {
-                self.kept -= cost;
-            }
-            self.release(file, 1);
-            if let Some(Slot::Ready { bytes, .. }) = slot
-                && bytes.len() as u64 == BLOCK
-                && self.spare.len() < self.spare_max()
-                && let Ok(mut buffer) = bytes.try_into_mut()
-            {
-                buffer.clear();
-                self.spare.push(buffer);
-            }
+    fn evict(&mut self, id: u64) {
+        let Some(run) = self.runs.remove(&id) else {
+            return;
+        };
+        self.order.remove(&run.rank);
+        for block in run.blocks.clone() {
+            self.slots.remove(&(run.file, block));
+        }
+        self.used -= run.cost;
+        self.ready -= run.cost;
+        self.kept -= if run.rank.0 == Class::Kept {
+            run.cost
+        } else {
+            0
+        };
+        self.release(run.file, (run.blocks.end - run.blocks.start) as usize);
+        if run.span.bytes.len() as u64 == RUN
+            && self.spare.len() < self.spare_max()
+            && let Ok(mut buffer) = run.span.bytes.try_into_mut()
+        {
+            buffer.clear();
+            self.spare.push(buffer);
         }
     }
 
     fn spare_max(&self) -> usize {
-        ((self.used - self.ready) / BLOCK) as usize
+        ((self.used - self.ready) / RUN) as usize
     }
 
-    /// An empty buffer for a whole block.
+    /// An empty buffer for a run of [`RUN`].
     pub(super) fn buffer(&mut self) -> BytesMut {
         self.spare
             .pop()
-            .unwrap_or_else(|| BytesMut::with_capacity(BLOCK as usize))
+            .unwrap_or_else(|| BytesMut::with_capacity(RUN as usize))
     }
 
     /// A flight begins: of blocks that are not in the map and have room, which is made now.
@@ -396,7 +406,9 @@ impl Blocks {
             .map(|block| charge(file.entry.size, block))
             .sum();
         self.used += need;
-        while self.used > self.budget && !self.order.is_empty() {
+        while (self.used > self.budget || self.ready - self.kept > SPENT_MAX)
+            && !self.order.is_empty()
+        {
             self.evict_one();
         }
         for block in blocks.clone() {
@@ -430,38 +442,64 @@ impl Blocks {
         }
     }
 
-    /// The next block of a flight is there; whom to give it to. Nobody and nothing if it was given up.
-    pub(super) fn complete(&mut self, flight: u64, bytes: &Bytes) -> Vec<Waiter> {
-        let stamp = self.next_id();
+    /// A request was answered after so long: its first bytes are there.
+    pub(super) fn answered(&mut self, after: Duration) {
+        self.meter.answered(after);
+    }
+
+    /// Whether more wait for the block before `block` than for this one: somebody's read ends here.
+    pub(super) fn demand_ends(&self, flight: u64, block: u64) -> bool {
+        let waiting = |run: &Flight, block| match self.slots.get(&(run.file.id, block)) {
+            Some(Slot::Flying {
+                flight: of,
+                waiters,
+            }) if *of == flight => waiters.len(),
+            _ => 0,
+        };
+        let run = self.flights.get(&flight);
+        run.is_some_and(|run| waiting(run, block - 1) > waiting(run, block))
+    }
+
+    /// The next blocks of a flight are there; whom to give them to. Nobody and nothing if it was given up.
+    pub(super) fn complete(&mut self, flight: u64, span: &Span) -> Vec<Waiter> {
+        let id = self.next_id();
         let Some(run) = self.flights.get_mut(&flight) else {
             return Vec::new();
         };
-        let Some(block) = run.left.next() else {
-            return Vec::new();
-        };
-        let (file, cost) = (run.file.id, charge(run.file.entry.size, block));
-        self.meter.arrived(bytes.len() as u64, Instant::now());
+        let (file, size) = (run.file.id, run.file.entry.size);
+        let blocks = run.left.start..super::blocks_of(&span.range()).end;
+        debug_assert!(blocks.start * BLOCK == span.at && blocks.end <= run.left.end);
+        run.left.start = blocks.end;
+        self.meter.arrived(span.bytes.len() as u64, Instant::now());
         if run.left.is_empty() {
             // Its task only has to end well: its connection is good for another.
             self.flights.remove(&flight);
         }
-        let Some(slot) = self.slots.get_mut(&(file, block)) else {
-            return Vec::new();
-        };
-        let Slot::Flying { waiters, .. } = slot else {
-            return Vec::new();
-        };
-        let waiters = std::mem::take(waiters);
-        let spent = !waiters.is_empty() && waiters.iter().all(|w| w.spend);
-        let rank = (if spent { Class::Spent } else { Class::Kept }, stamp);
-        *slot = Slot::Ready {
-            bytes: bytes.clone(),
-            rank,
-        };
+        let (mut all, mut spent) = (Vec::new(), false);
+        for block in blocks.clone() {
+            let ready = Slot::Ready { run: id };
+            if let Some(Slot::Flying { waiters, .. }) = self.slots.insert((file, block), ready) {
+                // The last one decides.
+                spent = !waiters.is_empty() && waiters.iter().all(|w| w.spend);
+                all.extend(waiters);
+            }
+        }
+        let cost = blocks.clone().map(|block| charge(size, block)).sum();
+        let rank = (if spent { Class::Spent } else { Class::Kept }, id);
         self.ready += cost;
-        self.rank(Class::Spent, rank, (file, block, cost));
+        self.kept += if spent { 0 } else { cost };
+        self.order.insert(rank, id);
+        let span = span.clone();
+        let run = Run {
+            file,
+            blocks,
+            span,
+            rank,
+            cost,
+        };
+        self.runs.insert(id, run);
         self.spare.truncate(self.spare_max());
-        waiters
+        all
     }
 
     /// A flight is over. What it did not bring is gone from the map and paid back; whom to tell.
@@ -493,19 +531,14 @@ impl Blocks {
     /// Counts everything again; what it finds must be what was kept up to date.
     #[cfg(test)]
     pub(super) fn check(&self) {
-        let (mut used, mut kept, mut ready, mut count) = (0, 0, 0, 0);
+        let (mut used, mut kept, mut ready) = (0, 0, 0);
         let mut blocks: HashMap<u64, usize> = HashMap::new();
         for ((file, block), slot) in &self.slots {
             *blocks.entry(*file).or_default() += 1;
             match slot {
-                Slot::Ready { rank, bytes } => {
-                    let value = self.order[rank];
-                    assert_eq!((value.0, value.1), (*file, *block));
-                    assert_eq!(value.2, (bytes.len() as u64).max(CHARGE_MIN));
-                    used += value.2;
-                    kept += if rank.0 == Class::Kept { value.2 } else { 0 };
-                    ready += value.2;
-                    count += 1;
+                Slot::Ready { run } => {
+                    let run = &self.runs[run];
+                    assert!(run.file == *file && run.blocks.contains(block));
                 }
                 Slot::Flying { flight, .. } => {
                     let flight = &self.flights[flight];
@@ -514,8 +547,25 @@ impl Blocks {
                 }
             }
         }
+        for (id, run) in &self.runs {
+            assert_eq!(self.order[&run.rank], *id);
+            let before = (run.blocks.end - run.blocks.start - 1) * BLOCK;
+            let last = run.span.bytes.len() as u64 - before;
+            assert_eq!(run.cost, before + last.max(CHARGE_MIN));
+            used += run.cost;
+            ready += run.cost;
+            kept += if run.rank.0 == Class::Kept {
+                run.cost
+            } else {
+                0
+            };
+            for block in run.blocks.clone() {
+                let slot = &self.slots[&(run.file, block)];
+                assert!(matches!(slot, Slot::Ready { run } if run == id));
+            }
+        }
         assert_eq!((used, kept, ready), (self.used, self.kept, self.ready));
-        assert_eq!(count, self.order.len());
+        assert_eq!(self.runs.len(), self.order.len());
         assert!(self.used <= self.budget, "{} of {}", self.used, self.budget);
         assert!(self.spare.len() <= self.spare_max());
         for (file, known) in &self.known {
@@ -545,7 +595,7 @@ impl fmt::Debug for Blocks {
 
 impl Waiter {
     /// Tells it; it may have gone.
-    pub(super) fn tell(self, answer: Result<Bytes>) {
+    pub(super) fn tell(self, answer: Result<Span>) {
         drop(self.answer.send(answer));
     }
 }

@@ -6,7 +6,7 @@
 use super::blocks::{Answer, Blocks, File, Owner};
 use super::fetch::{Fetch, while_moving};
 use super::window::{PIECE_MAX, down};
-use super::{BLOCK, block_range, blocks_of, join};
+use super::{BLOCK, Span, block_range, blocks_of, join};
 use crate::error::{Error, Kind, Result};
 use crate::store::{Entry, Store};
 use bytes::Bytes;
@@ -45,7 +45,7 @@ pub(super) struct Pinned {
 /// One block of a read.
 #[derive(Debug)]
 pub(super) enum Part {
-    Here(Bytes),
+    Here(Span),
     Coming(Answer),
     Missing,
 }
@@ -154,13 +154,16 @@ impl Cache {
             .map_err(|_| Error::new(Kind::Cancelled, "read"))
     }
 
-    /// The next block of a flight is there.
-    pub(super) fn complete(&self, flight: u64, bytes: Bytes) {
-        self.fetched
-            .fetch_add(bytes.len() as u64, Ordering::Relaxed);
-        let waiters = self.lock().complete(flight, &bytes);
+    /// So many bytes came.
+    pub(super) fn moved(&self, bytes: u64) {
+        self.fetched.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// The next blocks of a flight are there.
+    pub(super) fn complete(&self, flight: u64, span: &Span) {
+        let waiters = self.lock().complete(flight, span);
         for waiter in waiters {
-            waiter.tell(Ok(bytes.clone()));
+            waiter.tell(Ok(span.clone()));
         }
         self.room.notify_waiters();
     }

@@ -3,7 +3,7 @@
 //! Knows the store and the cache; not who waits, nor why.
 
 use super::cache::Cache;
-use super::{BLOCK, block_range};
+use super::{BLOCK, RUN, Span};
 use crate::error::{Error, Kind, Result};
 use crate::store::{Entry, Sink};
 use bytes::{Bytes, BytesMut};
@@ -47,24 +47,26 @@ impl Fetch {
             fetch: self,
             begun,
             last_us: &last_us,
-            block: self.blocks.start,
+            range: range.clone(),
             buffer: BytesMut::new(),
         };
         let stall = self.cache.stall();
-        {
+        let outcome = {
             let mut read = self.cache.store().read(&self.entry, range, &mut fill);
             loop {
                 let last = begun + Duration::from_micros(last_us.load(Ordering::Relaxed));
                 match timeout_at(last + stall, &mut read).await {
-                    Ok(outcome) => break outcome?,
+                    Ok(outcome) => break outcome,
                     Err(_)
                         if begun + Duration::from_micros(last_us.load(Ordering::Relaxed))
                             > last => {}
-                    Err(_) => return Err(self.error(Kind::Timeout)),
+                    Err(_) => break Err(self.error(Kind::Timeout)),
                 }
             }
-        }
-        if fill.block < self.blocks.end {
+        };
+        fill.deliver();
+        outcome?;
+        if !fill.range.is_empty() {
             return Err(self.error(Kind::Broken));
         }
         Ok(())
@@ -83,40 +85,71 @@ impl Drop for Fetch {
     }
 }
 
-/// Cuts what arrives into blocks.
+/// Cuts what arrives into runs.
 struct Fill<'a> {
     fetch: &'a Fetch,
     begun: Instant,
     last_us: &'a AtomicU64,
-    block: u64,
+    /// Not yet in the cache.
+    range: Range<u64>,
     buffer: BytesMut,
 }
 
 impl Sink for Fill<'_> {
     fn put(&mut self, bytes: Bytes) {
-        self.last_us
-            .store(self.begun.elapsed().as_micros() as u64, Ordering::Relaxed);
+        let cache = &self.fetch.cache;
+        let elapsed = self.begun.elapsed();
+        if self
+            .last_us
+            .swap(elapsed.as_micros() as u64, Ordering::Relaxed)
+            == 0
+        {
+            cache.lock().answered(elapsed);
+        }
         let mut rest = &bytes[..];
-        while !rest.is_empty() {
-            if self.block == self.fetch.blocks.end {
-                return; // More than was asked for.
-            }
-            let range = block_range(self.fetch.entry.size, self.block);
-            let length = (range.end - range.start) as usize;
+        while !rest.is_empty() && !self.range.is_empty() {
+            let end = (self.range.start + 1)
+                .next_multiple_of(RUN)
+                .min(self.range.end);
+            let length = (end - self.range.start) as usize;
             if self.buffer.capacity() < length {
                 self.buffer = match length as u64 {
-                    BLOCK => self.fetch.cache.lock().buffer(),
+                    RUN => cache.lock().buffer(),
                     _ => BytesMut::with_capacity(length),
                 };
             }
-            let (head, tail) = rest.split_at(rest.len().min(length - self.buffer.len()));
+            // Up to the end of the next block.
+            let next = (self.buffer.len() + 1).next_multiple_of(BLOCK as usize);
+            let (head, tail) = rest.split_at(rest.len().min(next.min(length) - self.buffer.len()));
             self.buffer.extend_from_slice(head);
+            cache.moved(head.len() as u64);
             rest = tail;
-            if self.buffer.len() == length {
-                let block = std::mem::take(&mut self.buffer).freeze();
-                self.block += 1;
-                self.fetch.cache.complete(self.fetch.flight, block);
+            let here = self.range.start + self.buffer.len() as u64;
+            if here == end
+                || here.is_multiple_of(BLOCK)
+                    && cache.lock().demand_ends(self.fetch.flight, here / BLOCK)
+            {
+                self.deliver();
             }
+        }
+    }
+}
+
+impl Fill<'_> {
+    /// Gives the cache the blocks that are complete.
+    fn deliver(&mut self) {
+        let mut length = self.buffer.len() as u64;
+        if self.range.start + length < self.range.end {
+            length -= length % BLOCK;
+        }
+        if length > 0 {
+            self.buffer.truncate(length as usize);
+            let bytes = std::mem::take(&mut self.buffer).freeze();
+            let at = self.range.start;
+            self.range.start += length;
+            self.fetch
+                .cache
+                .complete(self.fetch.flight, &Span { at, bytes });
         }
     }
 }

@@ -1,6 +1,7 @@
 //! How fast the link is: bytes per second over the time in which something was asked for.
 //!
-//! Pure; the caller tells the time. On a slow link it keeps windows from filling the link with seconds of
+//! Also how soon it answers, and with both how much must be on its way to keep it busy. Pure; the caller
+//! tells the time. On a slow link it keeps windows from filling the link with seconds of
 //! what a jump would make useless; on a fast one it never has a say.
 
 use std::time::Duration;
@@ -15,7 +16,14 @@ pub(super) struct Meter {
     since: Instant,
     bytes: u64,
     rate: Option<u64>,
+    latency: Option<Duration>,
 }
+
+/// So many times what the link holds is on its way at most: requests end at their own pace.
+const REACH: f64 = 4.0;
+
+/// The least that is worth it on any link, in bytes: a few requests of full size.
+const REACH_MIN: u64 = 16 * 1024 * 1024;
 
 impl Meter {
     pub(super) fn new(now: Instant) -> Self {
@@ -23,6 +31,7 @@ impl Meter {
             since: now,
             bytes: 0,
             rate: None,
+            latency: None,
         }
     }
 
@@ -41,6 +50,20 @@ impl Meter {
             self.rate = Some(self.rate.map_or(sample, |rate| rate / 2 + sample / 2));
             self.busy(now);
         }
+    }
+
+    /// A request was answered after so long. The quickest answers of late count: the others waited in line.
+    pub(super) fn answered(&mut self, after: Duration) {
+        let slower = self.latency.map_or(after, |latency| latency.mul_f64(1.05));
+        self.latency = Some(after.min(slower));
+    }
+
+    /// How much on its way keeps the link busy, in bytes; no bound until rate and latency are known.
+    pub(super) fn reach(&self) -> u64 {
+        let (Some(rate), Some(latency)) = (self.rate, self.latency) else {
+            return u64::MAX;
+        };
+        REACH_MIN.max((rate as f64 * latency.as_secs_f64() * REACH) as u64)
     }
 
     /// Bytes per second, if it is known.
@@ -68,6 +91,22 @@ mod tests {
         meter.busy(after(60_000, start));
         meter.arrived(150_000, after(60_150, start));
         assert_eq!(meter.rate(), Some(1_000_000));
+    }
+
+    #[test]
+    fn the_reach_grows_with_rate_and_latency_and_forgets_a_quick_answer() {
+        let start = Instant::now();
+        let mut meter = Meter::new(start);
+        assert_eq!(meter.reach(), u64::MAX);
+        meter.arrived(100_000_000, after(100, start));
+        meter.answered(Duration::from_micros(200));
+        assert_eq!(meter.reach(), REACH_MIN);
+        for _ in 0..200 {
+            meter.answered(Duration::from_millis(50));
+        }
+        assert_eq!(meter.reach(), 200_000_000);
+        meter.answered(Duration::from_secs(3));
+        assert!(meter.reach() < 220_000_000);
     }
 
     #[test]
