@@ -2,7 +2,7 @@
 //! and the end of the mount.
 
 use super::tree::ROOT;
-use super::{Drained, Vfs, lock};
+use super::{Drained, NODES_MAX, Vfs, lock};
 use crate::error::{Error, Kind, Result};
 use crate::store::Kind as EntryKind;
 use crate::write::{self, Class, Promise, Record, SpoolFile, Top, Writer};
@@ -155,10 +155,15 @@ impl Vfs {
         Ok((at, last))
     }
 
-    /// Sends what has stayed under a temporary name for too long. Runs as long as the mount.
+    /// Sends what has stayed under a temporary name for too long, and lets go of what was known of names that
+    /// nobody asks for any more. Runs as long as the mount.
     pub async fn watch_idle(&self) {
         loop {
             tokio::time::sleep(IDLE_TICK.min(self.options.temp_idle)).await;
+            let went = self.tree().sweep(NODES_MAX);
+            if went > 0 {
+                log::debug!("{went} inodes forgotten");
+            }
             for writer in self.writers() {
                 let idle = |(since, deferred): (std::time::Instant, bool)| {
                     deferred && since.elapsed() >= self.options.temp_idle

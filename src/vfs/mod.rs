@@ -91,6 +91,12 @@ const REFUSED_FOR: Duration = Duration::from_secs(60);
 const KEPT_BYTES: u64 = 1 << 30;
 const KEPT_FILES: usize = 256;
 
+/// More inodes than so many are let go of when they can be asked for again: some 60 MiB.
+const NODES_MAX: usize = 100_000;
+
+/// Held by who lists a directory; has the last failure, for those who waited meanwhile.
+type Gate = tokio::sync::Mutex<Option<(Instant, Error)>>;
+
 /// What a drain left behind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Drained {
@@ -113,7 +119,7 @@ pub struct Vfs {
     handles: Mutex<HashMap<u64, Arc<Handle>>>,
     next_handle: AtomicU64,
     /// One listing of a directory at a time.
-    listing: Mutex<HashMap<u64, Weak<tokio::sync::Mutex<()>>>>,
+    listing: Mutex<HashMap<u64, Weak<Gate>>>,
     /// Names that the store refused at close, by directory.
     refused: Mutex<HashMap<(u64, String), (Instant, Error)>>,
     /// Committed spool files kept as a cache, oldest first.
@@ -261,7 +267,7 @@ impl Vfs {
             ..Status::default()
         };
         let tree = self.tree();
-        for node in tree.nodes() {
+        for node in tree.nodes().filter(|node| node.writer.is_some()) {
             let Some(file) = file_status(&tree, node) else {
                 continue;
             };

@@ -121,13 +121,18 @@ impl Vfs {
             match listing.get(&dir).and_then(Weak::upgrade) {
                 Some(gate) => gate,
                 None => {
-                    let gate = Arc::new(tokio::sync::Mutex::new(()));
+                    let gate = Arc::new(tokio::sync::Mutex::new(None));
                     listing.insert(dir, Arc::downgrade(&gate));
                     gate
                 }
             }
         };
-        let _one = gate.lock().await;
+        let came = Instant::now();
+        let mut failed = gate.lock().await;
+        if let Some((_, error)) = failed.as_ref().filter(|(at, _)| *at >= came) {
+            // Who asked before was refused after this one came: no need to wait for that again.
+            return Err(error.clone());
+        }
         let (addr, older) = {
             let tree = self.tree();
             if tree.is_listed(dir) {
@@ -151,7 +156,10 @@ impl Vfs {
                     node.listed = Some(Instant::now());
                 }
             }
-            Err(error) => return Err(error),
+            Err(error) => {
+                *failed = Some((Instant::now(), error.clone()));
+                return Err(error);
+            }
         }
         Ok(())
     }

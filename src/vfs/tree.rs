@@ -445,6 +445,40 @@ impl Tree {
             self.reap(ino);
         }
     }
+
+    /// Lets go of what can be asked for again and nobody holds, once there are more than `most` inodes:
+    /// settled, without handles, references of the kernel or children, and no longer fresh. Below that, old
+    /// answers stay: they are shown while the store is away. Returns how many went.
+    pub(super) fn sweep(&mut self, most: usize) -> usize {
+        let Ttl { negative, .. } = self.ttl;
+        for node in self.nodes.values_mut() {
+            node.absent.retain(|_, since| since.elapsed() < negative);
+        }
+        if self.nodes.len() <= most {
+            return 0;
+        }
+        let idle = |node: &&Node| {
+            node.is_named()
+                && node.is_settled()
+                && node.writer.is_none()
+                && (node.handles, node.lookups) == (0, 0)
+                && node.children.is_empty()
+                && !self.is_fresh(node)
+                && !self.is_listed(node.parent)
+                && self.ghosts.iter().all(|ghost| ghost.parent != node.ino)
+        };
+        let idle: Vec<u64> = self.nodes().filter(idle).map(|node| node.ino).collect();
+        for &ino in &idle {
+            if let Some(parent) = self.get(ino).map(|node| node.parent)
+                && let Some(dir) = self.get_mut(parent)
+            {
+                // What is left of the listing no longer says what is absent.
+                dir.listed = None;
+            }
+            self.detach(ino);
+        }
+        idle.len()
+    }
 }
 
 #[cfg(test)]
@@ -526,6 +560,45 @@ mod tests {
         let a = tree.insert(ROOT, "new", Kind::File, None);
         tree.apply_listing(ROOT, vec![], Instant::now());
         assert_eq!(tree.known(ROOT, "new"), Known::Here(a));
+    }
+
+    #[test]
+    fn what_nobody_holds_is_let_go_of_when_there_is_too_much_and_it_is_old() {
+        let mut tree = tree();
+        tree.ttl.attr = Duration::ZERO;
+        let names = ["open", "known", "new", "idle", "dir"];
+        let seen = |name| {
+            let mut entry = entry(name, "1");
+            entry.kind = if name == "dir" { Kind::Dir } else { Kind::File };
+            entry
+        };
+        tree.apply_listing(ROOT, names.map(seen).into(), Instant::now());
+        let ino = |tree: &Tree, name| tree.child(ROOT, name);
+        let dir = ino(&tree, "dir").unwrap();
+        let below = tree
+            .apply(dir, entry("below", "1"), Instant::now())
+            .unwrap();
+        for (name, change) in [
+            ("open", (|node| node.handles = 1) as fn(&mut Node)),
+            ("known", |node| node.lookups = 1),
+            ("new", |node| node.entry = None),
+        ] {
+            let at = ino(&tree, name).unwrap();
+            change(tree.get_mut(at).unwrap());
+        }
+        let all = tree.nodes.len();
+        assert_eq!(tree.sweep(all), 0);
+        tree.ttl.attr = Duration::from_secs(100);
+        assert_eq!(tree.sweep(0), 0, "what is fresh stays");
+        tree.ttl.attr = Duration::ZERO;
+        while tree.sweep(0) > 0 {}
+        let left: Vec<_> = names
+            .into_iter()
+            .filter(|name| ino(&tree, name).is_some())
+            .collect();
+        assert_eq!(left, ["open", "known", "new"]);
+        assert!(tree.get(dir).is_none() && tree.get(below).is_none());
+        assert_eq!(tree.known(ROOT, "idle"), Known::Ask(None));
     }
 
     #[test]

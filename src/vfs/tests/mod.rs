@@ -364,6 +364,28 @@ async fn many_listings_at_once_are_one_request() {
 }
 
 #[tokio::test]
+async fn many_listings_at_once_share_one_failure() {
+    let bench = bench().await;
+    let gate = Arc::new(Semaphore::new(0));
+    *bench.store.gate.lock().unwrap() = Some(("list", gate.clone()));
+    let fault = Fault {
+        op: "list",
+        kind: Kind::Unreachable,
+        done: false,
+    };
+    bench.store.faults.lock().unwrap().push_back(fault);
+    let asks = (0..10).map(|_| bench.vfs.readdir(ROOT));
+    let all = futures_util::future::join_all(asks);
+    // They all wait before the first is answered.
+    let (rows, ()) = tokio::join!(all, async { gate.add_permits(20) });
+    for rows in rows {
+        assert_eq!(rows.unwrap_err().kind, Kind::Unreachable);
+    }
+    assert_eq!(bench.store.count("list"), 1);
+    bench.vfs.readdir(ROOT).await.unwrap();
+}
+
+#[tokio::test]
 async fn a_new_file_costs_one_put_and_its_stat_nothing() {
     let bench = bench().await;
     bench.vfs.readdir(ROOT).await.unwrap();
