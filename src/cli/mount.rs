@@ -105,8 +105,12 @@ impl Plan {
             credential.read()?;
         }
         if let Source::Demo(dir) = &mut resolved.source {
-            *dir = std::fs::canonicalize(&*dir)
-                .map_err(|why| format!("cannot use the folder {}: {why}", dir.display()))?;
+            *dir = std::fs::canonicalize(&*dir).map_err(|why| match why.kind() {
+                std::io::ErrorKind::NotFound => {
+                    format!("there is no folder {0}: mkdir -p {0}", dir.display())
+                }
+                _ => format!("cannot use the folder {}: {why}", dir.display()),
+            })?;
         }
         let settings = &mut resolved.settings;
         for path in [&mut settings.log_file, &mut settings.ca_file]
