@@ -156,13 +156,14 @@ fn umount_waits_for_an_upload_that_is_under_way() {
         let copying = m.start("cp a $M/a");
         m.sees_body("content/a?upload");
         let (ended, status) = m.unmount();
-        let copied = m.ended(copying);
-        if ended.status.success() {
-            assert_eq!(status, Some(0), "{ended:?}");
-            assert_eq!(m.stored("a").unwrap().len(), 500_000);
-        }
-        assert!(copied.status.success(), "{copied:?}");
         assert_eq!(m.stored("a").unwrap().len(), 500_000);
+        assert_eq!(
+            (ended.status.code(), status),
+            (Some(0), Some(0)),
+            "{ended:?}"
+        );
+        let copied = m.ended(copying);
+        assert!(copied.status.success(), "{copied:?}");
     });
 }
 
@@ -225,6 +226,21 @@ fn the_log_tells_commits_and_never_the_key() {
             assert!(status.status.success(), "{status:?}");
             assert!(!status.out.contains(KEY));
         });
+}
+
+#[test]
+fn attributes_that_are_not_there_are_no_news_for_the_log() {
+    let asked =
+        "echo a > $M/a; ls -l $M; ! getfattr -n user.none $M/a; ! getfattr -n security.x $M/a";
+    let told = |log: String| log.lines().filter(|line| line.contains("xattr")).count();
+    given().mounted(|m| {
+        m.sh(asked);
+        assert_eq!(told(m.log()), 0, "{}", m.log());
+    });
+    given().with("log_level", "trace").mounted(|m| {
+        m.sh(asked);
+        assert!(told(m.log()) >= 2, "{}", m.log());
+    });
 }
 
 #[test]
