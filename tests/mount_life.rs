@@ -140,6 +140,7 @@ fn umount_is_refused_while_a_file_is_open_and_the_mount_goes_on() {
         let mut file = m.open("a", OFlags::WRONLY | OFlags::CREATE).unwrap();
         file.write_all(b"one").unwrap();
         let (ended, _) = m.try_unmount();
+        assert_eq!(ended.status.code(), Some(1), "{ended:?}");
         ended.refused("files open");
         file.write_all(b"two").unwrap();
         drop(file);
@@ -272,7 +273,10 @@ fn a_wrong_key_mounts_nothing_and_says_so() {
         let args = m.mount_args();
         let args: Vec<&str> = args.iter().map(String::as_str).collect();
         let ended = m.assetfs(&args);
+        assert_eq!(ended.status.code(), Some(1), "{ended:?}");
         ended.refused("refuses the credentials (ASSETFS_API_KEY)");
+        let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+        assert!(!mounts.contains(m.root().to_str().unwrap()), "{mounts}");
         assert!(!ended.err.contains(KEY));
     });
 }
