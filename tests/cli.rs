@@ -2,6 +2,9 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod common;
+
+use common::mount::has_fuse;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
@@ -100,19 +103,6 @@ impl Home {
 }
 
 const NOWHERE: &str = "proget+http://127.0.0.1:1/endpoints/files";
-
-fn has_fuse() -> bool {
-    let has = std::fs::File::options()
-        .read(true)
-        .write(true)
-        .open("/dev/fuse")
-        .is_ok();
-    if !has {
-        assert_ne!(std::env::var("CI").as_deref(), Ok("true"), "no /dev/fuse");
-        eprintln!("SKIPPED: no /dev/fuse");
-    }
-    has
-}
 
 #[test]
 fn a_word_that_is_no_source_is_answered_with_what_would_be_one() {

@@ -5,7 +5,7 @@
 mod common;
 
 use assetfs::serve::{Server, Settings};
-use common::mount::has_fuse;
+use common::mount::{has_fuse, skipped};
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
@@ -42,7 +42,7 @@ fn users(test: impl FnOnce(&Users)) {
         return;
     }
     if !rustix::process::geteuid().is_root() {
-        eprintln!("SKIPPED: only root can make users");
+        skipped("only root can make users");
         return;
     }
     test(&Users::new());
