@@ -317,13 +317,13 @@ impl Life<'_> {
         let Drained { kept, refused } = drained;
         if refused > 0 {
             log::error!(
-                "{} that failed or were not closed stay in the spool",
+                "kept in the spool: {}, failed or not closed",
                 count(refused)
             );
         }
         if kept > 0 {
             log::error!(
-                "{} stay in the spool and are sent at the next mount",
+                "kept in the spool: {}, to be sent at the next mount",
                 count(kept)
             );
         } else {
