@@ -2,6 +2,9 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod common;
+
+use common::mount::has_fuse;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
@@ -86,7 +89,13 @@ impl Home {
         let mut all = vec!["mount", source, "m"];
         all.extend(args);
         let ended = self.run(&all);
-        assert!(ended.status.is_some_and(|s| s != 0), "{ended:?}");
+        // What is no command line at all is 2, as everywhere.
+        let status = if ended.err.contains("try '--help'") {
+            2
+        } else {
+            1
+        };
+        assert_eq!(ended.status, Some(status), "{ended:?}");
         assert!(ended.err.contains(words), "wanted: {words}\n{ended:?}");
         assert_eq!(ended.out, "", "{ended:?}");
         ended.err
@@ -94,19 +103,6 @@ impl Home {
 }
 
 const NOWHERE: &str = "proget+http://127.0.0.1:1/endpoints/files";
-
-fn has_fuse() -> bool {
-    let has = std::fs::File::options()
-        .read(true)
-        .write(true)
-        .open("/dev/fuse")
-        .is_ok();
-    if !has {
-        assert_ne!(std::env::var("CI").as_deref(), Ok("true"), "no /dev/fuse");
-        eprintln!("SKIPPED: no /dev/fuse");
-    }
-    has
-}
 
 #[test]
 fn a_word_that_is_no_source_is_answered_with_what_would_be_one() {
@@ -192,7 +188,11 @@ fn a_mountpoint_that_cannot_be_used_is_told_with_what_to_do() {
 
 #[test]
 fn a_demo_folder_must_be_there() {
-    home().refuses("demo:nowhere", &[], "cannot use the folder nowhere");
+    home().refuses(
+        "demo:nowhere",
+        &[],
+        "there is no folder nowhere: mkdir -p nowhere",
+    );
     home().refuses("demo:.", &[], "which it would show: use another mountpoint");
 }
 
@@ -202,7 +202,8 @@ fn a_server_that_is_not_there_mounts_nothing() {
         let err = home().refuses(NOWHERE, &[], "cannot reach 127.0.0.1:1");
         assert_eq!(err.lines().count(), 1, "{err}");
         let err = home().refuses(NOWHERE, &["-f"], "cannot reach 127.0.0.1:1");
-        assert!(err.lines().count() >= 1, "{err}");
+        let last = err.lines().last().unwrap_or_default();
+        assert!(last.starts_with("assetfs: cannot reach"), "{err}");
     }
 }
 
@@ -222,25 +223,30 @@ fn mounts_helper_takes_the_arguments_of_mount() {
     assert!(
         ended
             .err
-            .starts_with("mount.assetfs: cannot use the folder"),
+            .starts_with("mount.assetfs: there is no folder nowhere"),
         "{ended:?}"
     );
     let ended = home().called("mount.assetfs", &["demo:nowhere", "m", "-o", "whatever"]);
+    assert_eq!(ended.status, Some(32), "{ended:?}");
     assert!(ended.err.contains("-o whatever is not known"), "{ended:?}");
 }
 
 #[test]
 fn the_commands_that_ask_a_mount_say_when_there_is_none() {
-    for args in [["status", "m"], ["umount", "m"], ["wait", "m"]] {
+    for (args, said) in [
+        (["status", "m"], "m is not an assetfs mount"),
+        (["umount", "m"], "m is not an assetfs mount"),
+        (["wait", "m"], "m is not in an assetfs mount"),
+        (
+            ["wait", "/etc/passwd"],
+            "/etc/passwd is not in an assetfs mount",
+        ),
+        (["wait", "no"], "no: No such file or directory (os error 2)"),
+    ] {
         let ended = home().run(&args);
         assert_eq!(ended.status, Some(1), "{ended:?}");
-        assert!(ended.err.contains("is not an assetfs mount"), "{ended:?}");
+        assert_eq!(ended.err, format!("assetfs: {said}\n"));
     }
-    let ended = home().run(&["wait", "no"]);
-    assert!(
-        ended.err.contains("no: No such file or directory"),
-        "{ended:?}"
-    );
 }
 
 #[test]
@@ -270,5 +276,6 @@ fn man_pages_are_written_for_every_command() {
 #[test]
 fn completions_are_printed() {
     let ended = home().run(&["completions", "bash"]);
+    assert_eq!(ended.status, Some(0), "{ended:?}");
     assert!(ended.out.contains("_assetfs"), "{}", ended.out);
 }

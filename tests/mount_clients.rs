@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::mount::{Mount, all, given};
+use common::mount::{Mount, all, given, skipped};
 use std::path::Path;
 
 /// A local tree `t` with files, an empty folder, a mode, a time and a symbolic link.
@@ -361,7 +361,7 @@ fn fsx_finds_no_fault() {
         found
     } else {
         assert_ne!(std::env::var("CI").as_deref(), Ok("true"), "no fsx");
-        eprintln!("SKIPPED: no fsx: cargo install fsx --root target/tools");
+        skipped("no fsx: cargo install fsx --root target/tools");
         return;
     };
     let operations = if all() { 10_000 } else { 1_000 };

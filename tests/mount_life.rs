@@ -140,6 +140,7 @@ fn umount_is_refused_while_a_file_is_open_and_the_mount_goes_on() {
         let mut file = m.open("a", OFlags::WRONLY | OFlags::CREATE).unwrap();
         file.write_all(b"one").unwrap();
         let (ended, _) = m.try_unmount();
+        assert_eq!(ended.status.code(), Some(1), "{ended:?}");
         ended.refused("files open");
         file.write_all(b"two").unwrap();
         drop(file);
@@ -156,13 +157,14 @@ fn umount_waits_for_an_upload_that_is_under_way() {
         let copying = m.start("cp a $M/a");
         m.sees_body("content/a?upload");
         let (ended, status) = m.unmount();
-        let copied = m.ended(copying);
-        if ended.status.success() {
-            assert_eq!(status, Some(0), "{ended:?}");
-            assert_eq!(m.stored("a").unwrap().len(), 500_000);
-        }
-        assert!(copied.status.success(), "{copied:?}");
         assert_eq!(m.stored("a").unwrap().len(), 500_000);
+        assert_eq!(
+            (ended.status.code(), status),
+            (Some(0), Some(0)),
+            "{ended:?}"
+        );
+        let copied = m.ended(copying);
+        assert!(copied.status.success(), "{copied:?}");
     });
 }
 
@@ -228,6 +230,21 @@ fn the_log_tells_commits_and_never_the_key() {
 }
 
 #[test]
+fn attributes_that_are_not_there_are_no_news_for_the_log() {
+    let asked =
+        "echo a > $M/a; ls -l $M; ! getfattr -n user.none $M/a; ! getfattr -n security.x $M/a";
+    let told = |log: String| log.lines().filter(|line| line.contains("xattr")).count();
+    given().mounted(|m| {
+        m.sh(asked);
+        assert_eq!(told(m.log()), 0, "{}", m.log());
+    });
+    given().with("log_level", "trace").mounted(|m| {
+        m.sh(asked);
+        assert!(told(m.log()) >= 2, "{}", m.log());
+    });
+}
+
+#[test]
 fn a_mount_in_the_background_answers_when_the_command_returns() {
     given().mounted(|m| {
         let (ended, _) = m.unmount();
@@ -256,7 +273,10 @@ fn a_wrong_key_mounts_nothing_and_says_so() {
         let args = m.mount_args();
         let args: Vec<&str> = args.iter().map(String::as_str).collect();
         let ended = m.assetfs(&args);
+        assert_eq!(ended.status.code(), Some(1), "{ended:?}");
         ended.refused("refuses the credentials (ASSETFS_API_KEY)");
+        let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+        assert!(!mounts.contains(m.root().to_str().unwrap()), "{mounts}");
         assert!(!ended.err.contains(KEY));
     });
 }

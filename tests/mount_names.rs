@@ -229,7 +229,8 @@ fn an_unlink_while_uploading_cancels_the_upload_and_leaves_nothing() {
         let copying = m.start("cp big $M/a");
         m.sees_body("content/a?upload");
         std::fs::remove_file(m.at("a")).unwrap();
-        m.ended(copying);
+        let copied = m.ended(copying);
+        assert!(copied.status.success(), "the close gets 0: {copied:?}");
         assert!(m.settle("").status.success());
         assert_eq!(m.stored_names(), Vec::<String>::new());
         assert!(!m.seen().contains(&"POST content/a?complete".to_owned()));

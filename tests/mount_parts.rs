@@ -4,7 +4,7 @@
 mod common;
 
 use assetfs::serve::{Request, Rule};
-use common::mount::{Mount, all, given};
+use common::mount::{Mount, all, given, skipped};
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::time::Duration;
@@ -135,7 +135,7 @@ fn a_part_that_breaks_is_sent_again_alone() {
 #[test]
 fn a_file_beyond_four_gib_goes_there_and_back() {
     if !all() {
-        eprintln!("SKIPPED: long; ASSETFS_TEST_ALL=1 runs it");
+        skipped("long; ASSETFS_TEST_ALL=1 runs it");
         return;
     }
     given()

@@ -95,7 +95,9 @@ fn aimed(rule: Rule, call: Call) -> Rule {
 #[tokio::test(flavor = "multi_thread")]
 async fn each_refusal_has_its_meaning() {
     use Call::*;
-    let at = started().await;
+    let mut setup = Setup::new();
+    setup.parallel = false;
+    let at = setup.go().await;
     let root = Addr::from("");
     let old = bytes(100, 1);
     common::store(&at.store, &new(&root, "old", &old), &old)
@@ -156,9 +158,7 @@ async fn each_refusal_has_its_meaning() {
         let fired = at.server.faults().fired()[0];
         assert!(fired > 0, "{what:?} {status}");
         if matches!(status, 401 | 403) {
-            // Two parts are under way together.
-            let most = if matches!(what, Parts) { 2 } else { 1 };
-            assert!(fired <= most, "{what:?} {status} is not tried again");
+            assert_eq!(fired, 1, "{what:?} {status} is not tried again");
         }
         at.server.faults().set(vec![]).unwrap();
         assert_eq!(

@@ -4,10 +4,13 @@
 //! `README_UPDATE=1 cargo test --test readme` writes what is rendered into README.md.
 #![allow(clippy::unwrap_used)]
 
+mod common;
+
 use assetfs::config::promises::TEMP_NAMES;
 use assetfs::config::{Env, File, Given, Settings, resolve};
 use assetfs::error::Kind;
 use assetfs::http::{Credential, Secret};
+use assetfs::serve::{EXAMPLE, FORMAT};
 use assetfs::store::proget::{Auth, Config, ProGet};
 use assetfs::store::{Algo, At, Caps, Keeps, Store};
 use clap::Args;
@@ -364,6 +367,40 @@ fn the_configuration_file_is_one() {
     }
 }
 
+#[test]
+fn the_faults_are_those_of_the_help() {
+    holds("faults", &format!("```json\n{EXAMPLE}```\n"));
+    let help = Command::new(env!("CARGO_BIN_EXE_assetfs"))
+        .args(["serve", "--help"])
+        .output()
+        .unwrap();
+    let help = String::from_utf8(help.stdout).unwrap();
+    assert!(
+        help.contains(FORMAT) && help.contains(EXAMPLE.trim_end()),
+        "{help}"
+    );
+}
+
+#[tokio::test]
+async fn the_faults_happen() {
+    let mut setup = common::Setup::new();
+    setup.tries = 6;
+    setup.parallel = false;
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), code("faults")).unwrap();
+    setup.server.faults = Some(file.path().to_owned());
+    let proget = setup.go().await;
+    let root = proget.store.probe().await.unwrap().root;
+    let content = common::bytes(3 * common::PART as usize, 1);
+    let new = common::new(&root, "a.iso", &content);
+    let entry = common::store(&proget.store, &new, &content).await.unwrap();
+    let got = common::read_all(&proget.store, &entry).await.unwrap();
+    assert_eq!(got, content);
+    let requests = proget.server.requests();
+    let faults: Vec<_> = requests.iter().filter_map(|r| r.fault.as_deref()).collect();
+    assert_eq!(faults, ["answer 503", "drop_answer", "truncate after 1000"]);
+}
+
 /// A name like `mount_names::a_test` or `vfs/tests::a_test`, if `word` is one.
 fn test_name(word: &str) -> Option<(&str, &str)> {
     let (file, name) = word.split_once("::")?;
@@ -475,14 +512,7 @@ impl Drop for Unmount {
 
 #[test]
 fn the_transcript_is_what_happens() {
-    if std::fs::File::options()
-        .read(true)
-        .write(true)
-        .open("/dev/fuse")
-        .is_err()
-    {
-        assert_ne!(std::env::var("CI").as_deref(), Ok("true"), "no /dev/fuse");
-        eprintln!("SKIPPED: no /dev/fuse");
+    if !common::mount::has_fuse() {
         return;
     }
     let want = code("transcript");

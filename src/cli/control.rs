@@ -1,6 +1,7 @@
 //! The conversation between a mount's process and the commands: one request line of JSON, then answer
 //! lines, over a unix socket that the mount's root names in an attribute.
 
+use super::mountpoint;
 use crate::vfs::{FileStatus, Status, Vfs};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -356,25 +357,27 @@ pub(super) fn unexpected(mountpoint: &Path, answer: Option<&Answer>) -> String {
     }
 }
 
-/// Whether the root of a filesystem names a socket of ours.
-pub(super) fn has_attribute(mountpoint: &Path) -> bool {
-    rustix::fs::getxattr(mountpoint, ATTRIBUTE, &mut [0u8; 4096]).is_ok()
+/// The path of the socket of ours that the root of a filesystem names.
+pub(super) fn attribute(mountpoint: &Path) -> Result<PathBuf, Errno> {
+    let mut value = vec![0u8; 4096];
+    let length = rustix::fs::getxattr(mountpoint, ATTRIBUTE, &mut value)?;
+    value.truncate(length);
+    Ok(PathBuf::from(std::ffi::OsStr::from_bytes(&value)))
+}
+
+/// Whether what [`attribute`] answered is that of a filesystem which is not ours.
+pub(super) fn is_foreign(why: Errno) -> bool {
+    matches!(why, Errno::NODATA | Errno::OPNOTSUPP)
 }
 
 fn socket_of(mountpoint: &Path) -> Result<PathBuf, String> {
     let shown = mountpoint.display();
-    let mut value = vec![0u8; 4096];
-    let length =
-        rustix::fs::getxattr(mountpoint, ATTRIBUTE, &mut value).map_err(|why| match why {
-            Errno::NOTCONN => super::mountpoint::dead(mountpoint),
-            Errno::NODATA | Errno::OPNOTSUPP => format!("{shown} is not an assetfs mount"),
-            Errno::ACCESS => {
-                format!("{shown} belongs to another user, who alone may ask its process")
-            }
-            why => format!("cannot ask {shown}: {why}"),
-        })?;
-    value.truncate(length);
-    Ok(PathBuf::from(std::ffi::OsStr::from_bytes(&value)))
+    attribute(mountpoint).map_err(|why| match why {
+        Errno::NOTCONN => mountpoint::dead(mountpoint),
+        Errno::ACCESS => format!("{shown} belongs to another user, who alone may ask its process"),
+        why if is_foreign(why) => format!("{shown} is not an assetfs mount"),
+        why => format!("cannot ask {shown}: {why}"),
+    })
 }
 
 #[cfg(test)]

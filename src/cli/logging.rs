@@ -32,8 +32,7 @@ pub(super) fn start(level: LevelFilter, file: Option<&Path>) -> Result<(), Strin
             };
             writeln!(out, "<{level}>{}", record.args())
         } else {
-            let now = jiff::Timestamp::now().round(jiff::Unit::Millisecond);
-            let now = now.map(|t| t.to_string()).unwrap_or_default();
+            let now = shown(jiff::Timestamp::now());
             writeln!(out, "{now} {:5} {}", record.level(), record.args())
         }
     });
@@ -49,6 +48,11 @@ pub(super) fn start(level: LevelFilter, file: Option<&Path>) -> Result<(), Strin
         before(info);
     }));
     Ok(())
+}
+
+/// Always as wide, so that lines stand below each other and sort as text.
+fn shown(time: jiff::Timestamp) -> String {
+    format!("{time:.3}")
 }
 
 /// A file that is renamed to `NAME.1` when it is full.
@@ -119,6 +123,18 @@ mod tests {
             "12345\n678\n"
         );
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "abc\n");
+    }
+
+    #[test]
+    fn every_time_is_as_wide() {
+        for (nanos, want) in [
+            (0, "1970-01-01T00:00:00.000Z"),
+            (500_000_000, "1970-01-01T00:00:00.500Z"),
+            (1_020_999_999, "1970-01-01T00:00:01.020Z"),
+        ] {
+            let time = jiff::Timestamp::from_nanosecond(nanos).unwrap();
+            assert_eq!(shown(time), want);
+        }
     }
 
     #[test]

@@ -105,8 +105,12 @@ impl Plan {
             credential.read()?;
         }
         if let Source::Demo(dir) = &mut resolved.source {
-            *dir = std::fs::canonicalize(&*dir)
-                .map_err(|why| format!("cannot use the folder {}: {why}", dir.display()))?;
+            *dir = std::fs::canonicalize(&*dir).map_err(|why| match why.kind() {
+                std::io::ErrorKind::NotFound => {
+                    format!("there is no folder {0}: mkdir -p {0}", dir.display())
+                }
+                _ => format!("cannot use the folder {}: {why}", dir.display()),
+            })?;
         }
         let settings = &mut resolved.settings;
         for path in [&mut settings.log_file, &mut settings.ca_file]
@@ -313,13 +317,13 @@ impl Life<'_> {
         let Drained { kept, refused } = drained;
         if refused > 0 {
             log::error!(
-                "{} that failed or were not closed stay in the spool",
+                "kept in the spool: {}, failed or not closed",
                 count(refused)
             );
         }
         if kept > 0 {
             log::error!(
-                "{} stay in the spool and are sent at the next mount",
+                "kept in the spool: {}, to be sent at the next mount",
                 count(kept)
             );
         } else {

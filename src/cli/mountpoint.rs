@@ -1,5 +1,7 @@
 //! Mountpoints: whether one can be used, which mounts there are, and how to let go of one.
 
+use super::control;
+use crate::config::Word;
 use rustix::io::Errno;
 use rustix::mount::UnmountFlags;
 use std::ffi::OsString;
@@ -37,9 +39,16 @@ impl Mount {
         let mountpoint = self.mountpoint.clone();
         std::thread::spawn(move || {
             // Nobody listens any more after the limit.
-            let _ = sender.send(super::control::has_attribute(&mountpoint));
+            let _ = sender.send(control::attribute(&mountpoint));
         });
-        answer.recv_timeout(LOOK_LIMIT).unwrap_or(false)
+        match answer.recv_timeout(LOOK_LIMIT) {
+            Ok(Ok(_)) => true,
+            // A dead mount answers nothing, but the kernel still knows what was mounted.
+            Ok(Err(Errno::NOTCONN)) => {
+                matches!(Word::parse(&self.source), Ok(Word::Source(_)))
+            }
+            Ok(Err(_)) | Err(_) => false,
+        }
     }
 }
 
@@ -111,6 +120,10 @@ pub(super) fn usable(path: &Path, mounts: &[Mount]) -> Result<PathBuf, String> {
     let full = std::fs::canonicalize(path).map_err(|why| format!("cannot use {shown}: {why}"))?;
     let top = mounts.iter().rev().find(|mount| mount.mountpoint == full);
     match top {
+        // The kernel may still know the root's attributes: then only a question tells.
+        Some(mount) if mount.is_ours() && control::attribute(&full) == Err(Errno::NOTCONN) => {
+            return Err(dead(path));
+        }
         Some(mount) if mount.is_ours() => {
             return Err(format!(
                 "{} is mounted on {shown} already: assetfs umount {shown}",
@@ -137,12 +150,26 @@ pub(super) fn usable(path: &Path, mounts: &[Mount]) -> Result<PathBuf, String> {
     Ok(full)
 }
 
-/// The sentence for a mount whose process is gone.
+/// The sentence for a path in a mount whose process is gone.
 pub(super) fn dead(path: &Path) -> String {
+    let mounts = mounts().unwrap_or_default();
+    // It cannot be canonicalized: that would ask the dead mount.
+    let full = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let on = top(&full, &mounts).map_or(full.as_path(), |mount| &mount.mountpoint);
     format!(
-        "{0} is a dead mount (Transport endpoint is not connected; its process is gone): fusermount3 -u {0}",
-        path.display()
+        "{0} is a dead mount (Transport endpoint is not connected; its process is gone): \
+         fusermount3 -u {0}, then mount it again: what was acknowledged and not sent is in the spool and is sent then",
+        on.display()
     )
+}
+
+/// The mount that `full` is in, if paths mean what they say.
+fn top<'a>(full: &Path, mounts: &'a [Mount]) -> Option<&'a Mount> {
+    // Of mounts over one another the last one is seen, and `max_by_key` gives the last.
+    (mounts
+        .iter()
+        .filter(|mount| full.starts_with(&mount.mountpoint)))
+    .max_by_key(|mount| mount.mountpoint.components().count())
 }
 
 /// Whether this machine lets us mount with FUSE.
@@ -262,6 +289,20 @@ mod tests {
         let full = dir.path().canonicalize().unwrap();
         std::fs::write(full.join("f"), "").unwrap();
         assert_eq!(usable(&full, &mounted(&full, "autofs")), Ok(full.clone()));
+    }
+
+    #[test]
+    fn a_path_is_in_the_innermost_mount_above_it() {
+        let mut mounts = mounted(Path::new("/"), "ext4");
+        mounts.extend(mounted(Path::new("/m"), "fuse"));
+        mounts.extend(mounted(Path::new("/mm"), "fuse"));
+        for (path, on) in [("/m/d/a", "/m"), ("/m", "/m"), ("/mn", "/")] {
+            assert_eq!(
+                top(Path::new(path), &mounts),
+                mounts.iter().find(|m| m.mountpoint == Path::new(on))
+            );
+        }
+        assert_eq!(top(Path::new("/a"), &[]), None);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use super::Ended;
 use crate::config::units;
-use crate::serve::{Api, Server, Settings};
+use crate::serve::{Api, EXAMPLE, FORMAT, Server, Settings};
 use clap::{Args, ValueHint};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -11,11 +11,17 @@ use std::time::Duration;
 /// The asset directory's name that a server of ours has unless told otherwise.
 pub(super) const NAME: &str = "files";
 
-#[derive(Args, Debug)]
-#[command(after_help = "\
+const AFTER_HELP: &str = "\
 The key to ask for comes from ASSETFS_API_KEY, or user and password from ASSETFS_USERNAME and
 ASSETFS_PASSWORD; without them everybody may do everything. The first line of the output ends with the
-source to mount.")]
+source to mount.";
+
+fn after_long_help() -> String {
+    format!("{AFTER_HELP}\n\nFaults:\n{FORMAT}\nAn example:\n{EXAMPLE}")
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = AFTER_HELP, after_long_help = after_long_help())]
 pub(super) struct ServeArgs {
     /// The folder to serve; made if missing
     #[arg(value_hint = ValueHint::DirPath)]
@@ -35,7 +41,7 @@ pub(super) struct ServeArgs {
     /// What every request waits in addition
     #[arg(long, value_name = "TIME", value_parser = units::duration, default_value = "0")]
     rtt: Duration,
-    /// JSON file of faults to inject, read again when it changes
+    /// JSON file of faults to inject, read again when it changes; --help describes it
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     faults: Option<PathBuf>,
     /// File that gets one JSON line per request

@@ -175,9 +175,7 @@ fn sentence(why: &Error, proget: &Proget, resolved: &Resolved) -> String {
                 proget.directory
             )
         }
-        Kind::Unreachable if speaks_of_trust(&cause) => format!(
-            "the certificate of {host} is not trusted ({cause}): give --ca-file PATH with the authority's certificate (PEM)"
-        ),
+        Kind::Unreachable if speaks_of_a_certificate(&cause) => certificate(host, &cause),
         Kind::Unreachable | Kind::Timeout => {
             format!("cannot reach {host} ({cause}): check the name, the port and the network")
         }
@@ -197,16 +195,28 @@ fn sentence(why: &Error, proget: &Proget, resolved: &Resolved) -> String {
 }
 
 /// Whether the words are those of a TLS library about a certificate.
-fn speaks_of_trust(cause: &str) -> bool {
+fn speaks_of_a_certificate(cause: &str) -> bool {
     let cause = cause.to_ascii_lowercase();
-    [
-        "certificate",
-        "unknownissuer",
-        "unknown issuer",
-        "unknown ca",
-    ]
-    .iter()
-    .any(|words| cause.contains(words))
+    ["certificate", "unknown ca"]
+        .iter()
+        .any(|words| cause.contains(words))
+}
+
+/// What to do about a certificate; the words are those of rustls's `CertificateError`.
+fn certificate(host: &str, cause: &str) -> String {
+    if cause.contains("not valid for") {
+        return format!(
+            "the certificate of {host} is made for another name ({cause}): use the name that it is made for"
+        );
+    }
+    if cause.contains("expired") || cause.contains("not valid yet") {
+        return format!(
+            "the certificate of {host} is not valid at this time ({cause}): check this machine's clock; else the server needs a new one"
+        );
+    }
+    format!(
+        "the certificate of {host} is not trusted ({cause}): give -o ca_file=PATH (--ca-file PATH) with the authority's certificate (PEM)"
+    )
 }
 
 #[cfg(test)]
@@ -270,6 +280,17 @@ mod tests {
             text.contains("h:8624 is not trusted") && text.contains("--ca-file"),
             "{text}"
         );
+        for (words, wanted) in [
+            (
+                "not valid for name \"h\"; certificate is only valid for DnsName(\"i\")",
+                "made for another name",
+            ),
+            ("certificate expired: verification time 2 (UNIX)", "clock"),
+        ] {
+            let words = format!("invalid peer certificate: {words}");
+            let text = said(Kind::Unreachable, "", &words, &[]);
+            assert!(text.contains(wanted) && !text.contains("ca_file"), "{text}");
+        }
         let text = said(Kind::Unreachable, "", "connection refused", &[]);
         assert!(
             text.starts_with("cannot reach h:8624 (connection refused)"),

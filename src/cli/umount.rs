@@ -51,13 +51,13 @@ pub(super) fn umount(args: &UmountArgs) -> Ended {
     }
     if refused > 0 {
         super::eprintln_safe(&format!(
-            "assetfs: {} that failed or were not closed stay in the spool",
+            "assetfs: kept in the spool: {}, failed or not closed",
             count(refused)
         ));
     }
     if kept > 0 {
         super::eprintln_safe(&format!(
-            "assetfs: {shown} is unmounted; {} stay in the spool and are sent at the next mount",
+            "assetfs: {shown} is unmounted; kept in the spool: {}, to be sent at the next mount",
             count(kept)
         ));
         return Ok(KEPT);

@@ -1,9 +1,10 @@
 //! `assetfs wait`: until files are committed, or why not.
 
-use super::Ended;
-use super::control::{Answer, Client, Request, unexpected};
+use super::control::{self, Answer, Client, Request, unexpected};
+use super::{Ended, mountpoint};
 use crate::vfs::{FileState, FileStatus};
 use clap::{Args, ValueHint};
+use rustix::io::Errno;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -88,7 +89,10 @@ fn judge(files: &[FileStatus]) -> (Vec<&FileStatus>, bool) {
 impl Target {
     fn find(path: &Path) -> Result<Self, String> {
         let shown = path.display();
-        let said = |why: std::io::Error| format!("{shown}: {why}");
+        let said = |why: std::io::Error| match Errno::from_io_error(&why) {
+            Some(Errno::NOTCONN) => mountpoint::dead(path),
+            _ => format!("{shown}: {why}"),
+        };
         let meta = std::fs::symlink_metadata(path).map_err(said)?;
         // A symlink itself is what the store has; its directory tells the rest.
         let full = match (path.parent(), path.file_name()) {
@@ -108,6 +112,9 @@ impl Target {
                 break;
             }
             mountpoint = above;
+        }
+        if control::attribute(mountpoint).is_err_and(control::is_foreign) {
+            return Err(format!("{shown} is not in an assetfs mount"));
         }
         let below = full
             .strip_prefix(mountpoint)

@@ -8,7 +8,7 @@ mod mount;
 
 pub use mount::{MountOptions, Mounted, mount};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::store::Kind as EntryKind;
 use crate::vfs::{Attr, Change, Listed, Open, OpenFlags, Statfs, TimeSet, Vfs};
 use fuser::{
@@ -71,17 +71,21 @@ impl Fs {
 }
 
 fn errno(op: &str, ino: u64, error: &Error) -> Errno {
-    log::debug!("{op} {ino}: {error}");
+    // The kernel asks for `security.capability` before every write, `ls -l` for two more of each file.
+    let level = match error.kind {
+        Kind::NoAttr | Kind::Unsupported => log::Level::Trace,
+        _ => log::Level::Debug,
+    };
+    log::log!(level, "{op} {ino}: {error}");
     Errno::from_i32(error.errno())
 }
 
 /// A name as the store can have it. Stores speak Unicode: other bytes cannot be a name.
 fn text(name: &OsStr) -> Result<&str> {
     if name.len() > NAME_MAX {
-        return Err(Error::new(crate::error::Kind::NameTooLong, ""));
+        return Err(Error::new(Kind::NameTooLong, ""));
     }
-    name.to_str()
-        .ok_or(Error::new(crate::error::Kind::Invalid, ""))
+    name.to_str().ok_or(Error::new(Kind::Invalid, ""))
 }
 
 /// `text`, or answers with its error and leaves.
@@ -189,7 +193,7 @@ impl Filesystem for Fs {
     fn lookup(&self, _req: &Request, parent: INodeNo, name: &OsStr, reply: ReplyEntry) {
         let name = match text(name) {
             Ok(name) => name.to_owned(),
-            Err(error) if error.kind == crate::error::Kind::Invalid => {
+            Err(error) if error.kind == Kind::Invalid => {
                 return reply.error(Errno::ENOENT);
             }
             Err(error) => return reply.error(errno("lookup", parent.0, &error)),
@@ -197,7 +201,7 @@ impl Filesystem for Fs {
         let vfs = self.vfs.clone();
         self.serve(async move {
             match vfs.lookup(parent.0, &name).await {
-                Err(error) if error.kind == crate::error::Kind::NotFound => {
+                Err(error) if error.kind == Kind::NotFound => {
                     // Inode 0 is "does not exist, and you may remember it".
                     let mut none = nothing();
                     none.ino = INodeNo(0);

@@ -37,7 +37,7 @@ async fn speed() {
     for (step, name) in [(4096, "4 KiB"), (128 * 1024, "128 KiB"), (M, "1 MiB")] {
         let fake = Fake::new(65_536, false);
         let file = fake.file("a", "1", size);
-        let cache = Cache::new(fake.clone(), Handle::current(), 2 * size, 8, STALL);
+        let cache = Cache::new(fake.store(), Handle::current(), 2 * size, 8, STALL);
         let reader = Reader::new(cache.clone(), file.clone());
         let (cold, late) = pass(&reader, 0, size, step).await;
         println!(
@@ -59,7 +59,7 @@ async fn speed() {
         for readers in [1, 4] {
             let fake = Fake::linked(65_536, rate, Duration::from_millis(rtt_ms));
             let size = (rate * 4).clamp(8 * M, 256 * M);
-            let cache = Cache::new(fake.clone(), Handle::current(), 256 * M, 8, STALL);
+            let cache = Cache::new(fake.store(), Handle::current(), 256 * M, 8, STALL);
             let open: Vec<_> = (0..readers)
                 .map(|i| fake.file(&i.to_string(), "1", size / readers))
                 .map(|file| Reader::new(cache.clone(), file))

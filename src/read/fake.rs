@@ -1,10 +1,8 @@
-//! A store in memory for the tests of this room: counts requests, has gates and faults.
+//! What answers the reads of a store in the tests of this room: counts requests, has gates and faults.
 
 use crate::error::{Error, Kind, Result};
-use crate::store::{
-    Addr, Attrs, Caps, Digests, Entry, Kind as What, New, Part, Place, Probe, Receipt, Sink,
-    Source, Space, Store, Upload,
-};
+use crate::store::memory::{Memory, Reads};
+use crate::store::{Addr, Attrs, Digests, Entry, Kind as What, Sink, Store};
 use async_trait::async_trait;
 use bytes::Bytes;
 use std::collections::HashMap;
@@ -56,6 +54,11 @@ impl Fake {
             peak: AtomicUsize::new(0),
             over: watch::Sender::new(0),
         })
+    }
+
+    /// The store whose reads it answers.
+    pub(super) fn store(self: &Arc<Self>) -> Arc<dyn Store> {
+        Arc::new(Memory::read_by(self.clone()))
     }
 
     /// A file whose bytes depend on its address, its version and the place.
@@ -168,7 +171,7 @@ impl Drop for Flying<'_> {
 }
 
 #[async_trait]
-impl Store for Fake {
+impl Reads for Fake {
     async fn read(&self, entry: &Entry, range: Range<u64>, sink: &mut dyn Sink) -> Result<()> {
         assert!(range.start < range.end && range.end <= entry.size);
         let _flying = Flying(self);
@@ -207,63 +210,5 @@ impl Store for Fake {
             Some((_, Some(kind))) => Err(Error::new(kind, "read")),
             _ => Ok(()),
         }
-    }
-
-    fn caps(&self) -> &Caps {
-        unimplemented!()
-    }
-    fn check_name(&self, _: &Addr, _: &str) -> Result<()> {
-        unimplemented!()
-    }
-    async fn probe(&self) -> Result<Probe> {
-        unimplemented!()
-    }
-    async fn stat(&self, _: &Place) -> Result<Entry> {
-        unimplemented!()
-    }
-    async fn list(&self, _: &Addr) -> Result<Vec<Entry>> {
-        unimplemented!()
-    }
-    async fn put(&self, _: &New, _: &dyn Source) -> Result<Entry> {
-        unimplemented!()
-    }
-    async fn start(&self, _: &New) -> Result<Upload> {
-        unimplemented!()
-    }
-    async fn part(&self, _: &Upload, _: &New, _: &Part, _: &dyn Source) -> Result<Receipt> {
-        unimplemented!()
-    }
-    async fn finish(
-        &self,
-        _: &Upload,
-        _: &New,
-        _: &[Receipt],
-        _: Option<(&Part, &dyn Source)>,
-    ) -> Result<Entry> {
-        unimplemented!()
-    }
-    async fn abort(&self, _: &Upload, _: &New) -> Result<()> {
-        unimplemented!()
-    }
-    async fn receipts(&self, _: &Upload, _: &New) -> Result<Vec<Receipt>> {
-        unimplemented!()
-    }
-    async fn remove(&self, _: &Entry) -> Result<()> {
-        unimplemented!()
-    }
-    async fn mkdir(&self, _: &Place) -> Result<Entry> {
-        unimplemented!()
-    }
-    async fn rmdir(&self, _: &Entry) -> Result<()> {
-        unimplemented!()
-    }
-    async fn rename(&self, _: &Entry, _: &Place, _: Option<&Entry>) -> Result<Entry> {
-        unimplemented!()
-    }
-    async fn set_attrs(&self, _: &Entry, _: &Attrs) -> Result<Entry> {
-        unimplemented!()
-    }
-    async fn space(&self) -> Result<Option<Space>> {
-        unimplemented!()
     }
 }

@@ -19,7 +19,7 @@ pub(super) const M: u64 = 1024 * 1024;
 const STALL: Duration = Duration::from_secs(600);
 
 pub(super) fn cache(fake: &Arc<Fake>, budget: u64, downloads: usize) -> Arc<Cache> {
-    Cache::new(fake.clone(), Handle::current(), budget, downloads, STALL)
+    Cache::new(fake.store(), Handle::current(), budget, downloads, STALL)
 }
 
 pub(super) fn reader(cache: &Arc<Cache>, entry: &Arc<Entry>) -> Reader {
@@ -431,7 +431,7 @@ async fn readers_some_way_apart_share_every_fetch_beside_a_hot_set_of_the_whole_
 async fn a_store_that_does_not_move_is_a_timeout_and_leaves_nothing() {
     let fake = Fake::new(B as usize, true);
     let cache = Cache::new(
-        fake.clone(),
+        fake.store(),
         Handle::current(),
         M,
         1,

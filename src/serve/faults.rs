@@ -1,45 +1,5 @@
-//! Faults on request: which requests fail, and how.
-//!
-//! A rule file is a JSON array of [`Rule`]s, looked at from top to bottom for every request; the
-//! first that fires is applied and ends the search. The file is read again when it changes (size or
-//! modification time); counting then starts anew. A file that cannot be read as rules is refused at
-//! the start, and later leaves the old rules in force, with a warning.
-//!
-//! ```json
-//! [
-//!   { "method": "POST", "query": "multipart=upload", "skip": 2, "times": 1,
-//!     "action": { "answer": { "status": 503, "retry_after": 1, "body": "Later, please." } } },
-//!   { "method": "GET", "path": "**/content/big/*", "chance": 0.05, "seed": 7,
-//!     "action": { "truncate": { "after": 100000 } } },
-//!   { "query": "multipart=complete", "times": 1, "action": "drop_answer" },
-//!   { "method": "POST", "body_over": 30000000,
-//!     "action": { "answer": { "status": 413, "early": true } } }
-//! ]
-//! ```
-//!
-//! Which requests (all that is given must hold; nothing given is every request):
-//!
-//! | field | meaning |
-//! | --- | --- |
-//! | `method` | the verb |
-//! | `path` | in the percent-decoded path; a glob over all of it if it has one of `*?[{` (`*` stays in a segment, `**` does not), else a piece of it |
-//! | `query` | a piece of the raw query |
-//! | `body_over` | `Content-Length` is above this |
-//! | `skip` | let so many matches pass first |
-//! | `times` | fire so often, then never again |
-//! | `chance`, `seed` | fire with this probability; the same seed, the same sequence |
-//!
-//! What happens:
-//!
-//! | action | meaning |
-//! | --- | --- |
-//! | `{"answer": {"status", "retry_after", "headers", "body", "early"}}` | nothing is done but this answer; `retry_after` in seconds; `early`: without reading the request's body |
-//! | `{"reset": {"after"}}` | RST when so many bytes of the request's body have come (0: before anything is done) |
-//! | `{"truncate": {"after"}}` | the answer's body ends after so many bytes, by closing the connection |
-//! | `{"stall": {"after", "seconds"}}` | the answer stops after so many bytes of its body (absent: before its first line, with nothing done) for this time (absent: for ever), then goes on |
-//! | `{"slow": {"rate"}}` | both bodies at so many bytes per second |
-//! | `"drop_answer"` | the work is done, then RST instead of the answer |
-//! | `{"corrupt": {"at"}}` | the byte at this place of the answer's body is inverted |
+//! Faults on request: which requests fail, and how. The rule file is described in [`FORMAT`], which the
+//! help of `assetfs serve` shows, with [`EXAMPLE`].
 
 use globset::{GlobBuilder, GlobMatcher};
 use percent_encoding::percent_decode_str;
@@ -50,7 +10,52 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
-/// One line of a rule file; see the head of this module.
+/// What a rule file is, for people.
+pub const FORMAT: &str = r#"A rule file is a JSON array of rules, looked at from top to bottom for every request; the first that
+fires is applied and ends the search. The file is read again when it changes (size or modification
+time); counting then starts anew. A file that cannot be read as rules is refused at the start, and
+later leaves the old rules in force, with a warning.
+
+Which requests (all that is given must hold; nothing given is every request):
+  method        the verb
+  path          in the percent-decoded path; a glob over all of it if it has one of *?[{ (* stays in
+                a segment, ** does not), else a piece of it
+  query         a piece of the raw query
+  body_over     Content-Length is above this
+  skip          let so many matches pass first
+  times         fire so often, then never again
+  chance, seed  fire with this probability; the same seed, the same sequence
+
+What happens (action):
+  {"answer": {"status", "retry_after", "headers", "body", "early"}}
+                nothing is done but this answer; retry_after in seconds; early: without reading the
+                request's body
+  {"reset": {"after"}}
+                RST when so many bytes of the request's body have come (0: before anything is done)
+  {"truncate": {"after"}}
+                the answer's body ends after so many bytes, by closing the connection
+  {"stall": {"after", "seconds"}}
+                the answer stops after so many bytes of its body (absent: before its first line, with
+                nothing done) for this time (absent: for ever), then goes on
+  {"slow": {"rate"}}
+                both bodies at so many bytes per second
+  "drop_answer" the work is done, then RST instead of the answer
+  {"corrupt": {"at"}}
+                the byte at this place of the answer's body is inverted
+"#;
+
+/// A rule file.
+pub const EXAMPLE: &str = r#"[
+  { "method": "POST", "query": "multipart=upload", "skip": 1, "times": 1,
+    "action": { "answer": { "status": 503, "retry_after": 1, "body": "Later, please." } } },
+  { "method": "GET", "path": "**/content/*.iso", "times": 1,
+    "action": { "truncate": { "after": 1000 } } },
+  { "query": "multipart=complete", "times": 1, "action": "drop_answer" },
+  { "path": "content/slow/", "chance": 0.5, "seed": 7, "action": { "slow": { "rate": 100000 } } }
+]
+"#;
+
+/// One line of a rule file; see [`FORMAT`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Rule {
@@ -82,7 +87,7 @@ pub struct Rule {
     pub action: Action,
 }
 
-/// What a rule does; see the head of this module.
+/// What a rule does; see [`FORMAT`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Action {
@@ -486,18 +491,50 @@ mod tests {
     }
 
     #[test]
-    fn the_example_of_the_module_head_is_a_rule_file_and_a_changed_file_is_read_again() {
+    fn the_format_names_every_field_and_action() {
+        fn keys(value: &serde_json::Value, found: &mut Vec<String>) {
+            if let serde_json::Value::String(word) = value {
+                found.push(word.clone());
+            }
+            for (key, value) in value.as_object().into_iter().flatten() {
+                found.push(key.clone());
+                keys(value, found);
+            }
+        }
+        let (after, at, rate, seconds) = (1, 1, 1, Some(1.0));
+        let mut found = Vec::new();
+        for action in [
+            Rule::answer(503).action,
+            Action::Reset { after },
+            Action::Truncate { after },
+            Action::Stall {
+                after: Some(after),
+                seconds,
+            },
+            Action::Slow { rate },
+            Action::DropAnswer,
+            Action::Corrupt { at },
+        ] {
+            let rule = Rule {
+                body_over: Some(1),
+                times: Some(1),
+                chance: Some(0.5),
+                ..Rule::new(action)
+            };
+            keys(&serde_json::to_value(rule).unwrap(), &mut found);
+        }
+        found.retain(|word| !word.is_empty());
+        assert!(found.len() > 20, "{found:?}");
+        for word in found {
+            assert!(FORMAT.contains(&word), "{word}");
+        }
+    }
+
+    #[test]
+    fn the_example_is_a_rule_file_and_a_changed_file_is_read_again() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("faults.json");
-        let head = include_str!("faults.rs");
-        let example: String = head
-            .lines()
-            .skip_while(|l| !l.ends_with("```json"))
-            .skip(1)
-            .take_while(|l| !l.ends_with("```"))
-            .map(|l| l.trim_start_matches("//!"))
-            .collect();
-        std::fs::write(&path, &example).unwrap();
+        std::fs::write(&path, EXAMPLE).unwrap();
         let faults = Faults::new(Some(&path), Vec::new()).unwrap();
         assert_eq!(faults.fired().len(), 4);
         assert_eq!(faults.decide(&get("/")), None);

@@ -21,7 +21,7 @@ mod shape;
 mod staging;
 mod wire;
 
-pub use faults::{Action, Faults, Rule};
+pub use faults::{Action, EXAMPLE, FORMAT, Faults, Rule};
 pub use listen::Server;
 pub use log::Request;
 

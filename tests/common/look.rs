@@ -1,12 +1,28 @@
 //! Looking at the server below a mount, and changing it as somebody else would.
 
-use super::mount::{Mount, PATIENCE};
+use super::mount::{KEY, Mount, PATIENCE, tail};
+use super::tls::{Authority, Front};
 use assetfs::serve::{Request, Rule, Server};
 use std::path::Path;
 
 impl Mount {
     fn with_server<T>(&self, look: impl FnOnce(&Server) -> T) -> T {
         look(self.server.lock().unwrap().as_ref().expect("a server"))
+    }
+
+    /// Waits until the mount has logged these words.
+    pub fn logs(&self, words: &str) {
+        use rustix::event::{PollFd, PollFlags, poll};
+        use rustix::fs::inotify;
+        let events = inotify::init(inotify::CreateFlags::CLOEXEC).unwrap();
+        let log = self.dir().join("log");
+        inotify::add_watch(&events, log, inotify::WatchFlags::MODIFY).unwrap();
+        while !self.log().contains(words) {
+            let patience = rustix::event::Timespec::try_from(PATIENCE).unwrap();
+            let more = poll(&mut [PollFd::new(&events, PollFlags::IN)], Some(&patience));
+            assert_eq!(more, Ok(1), "not logged: {words}\n{}", tail(&self.log()));
+            rustix::io::read(&events, &mut [0; 4096]).unwrap();
+        }
     }
 
     /// What the server has under a path.
@@ -134,6 +150,12 @@ impl Mount {
         });
     }
 
+    /// One more front before the server.
+    pub fn front(&self, authority: &Authority, name: &str) -> Front {
+        self.rt
+            .block_on(authority.front(name, self.settings.listen))
+    }
+
     /// The server goes away, as in a crash.
     pub fn stop_server(&self) {
         let server = self.server.lock().unwrap().take();
@@ -143,8 +165,14 @@ impl Mount {
 
     /// The server is back at its address.
     pub fn start_server(&self) {
+        self.start_server_wanting(KEY);
+    }
+
+    /// The server is back at its address and wants another key.
+    pub fn start_server_wanting(&self, key: &str) {
         let mut settings = self.settings.clone();
         settings.rules.clear();
+        settings.key = Some(key.to_owned());
         let server = self.rt.block_on(Server::start(settings)).unwrap();
         *self.server.lock().unwrap() = Some(server);
     }

@@ -9,6 +9,7 @@
 
 pub mod look;
 pub mod mount;
+pub mod tls;
 
 use assetfs::error::{Kind, Result};
 use assetfs::store::{

@@ -10,6 +10,7 @@
 //! Each has its own server, mountpoint and state directory. The mount ends whatever becomes of the test,
 //! and a test that hangs is ended by force.
 
+use super::tls::Authority;
 use assetfs::serve::{Rule, Server, Settings};
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
@@ -37,6 +38,8 @@ pub struct Given {
     server: Settings,
     settings: Vec<(String, String)>,
     files: Vec<(String, Vec<u8>)>,
+    key_from: Option<&'static str>,
+    tls: Option<&'static str>,
     leaves: bool,
     limit: Duration,
 }
@@ -49,6 +52,8 @@ pub fn given() -> Given {
         server,
         settings: Vec::new(),
         files: Vec::new(),
+        key_from: None,
+        tls: None,
         leaves: false,
         limit: LIMIT,
     }
@@ -74,6 +79,18 @@ impl Given {
 
     pub fn rules(mut self, rules: impl IntoIterator<Item = Rule>) -> Self {
         self.server.rules.extend(rules);
+        self
+    }
+
+    /// The configuration file names where the key is (`api_key_file = "$KEY"`), in place of the variable.
+    pub fn key_from(mut self, line: &'static str) -> Self {
+        self.key_from = Some(line);
+        self
+    }
+
+    /// The server is reached by TLS alone, with a certificate for `name`; `ca_file` is the authority's.
+    pub fn tls(mut self, name: &'static str) -> Self {
+        self.tls = Some(name);
         self
     }
 
@@ -127,8 +144,22 @@ impl Given {
             .unwrap();
         let server = rt.block_on(Server::start(self.server.clone())).unwrap();
         self.server.listen = server.addr();
+        let mut source = format!("proget+http://{}/endpoints/files", server.addr());
+        if let Some(name) = self.tls {
+            let authority = Authority::new(dir.path());
+            let front = rt.block_on(authority.front(name, server.addr()));
+            source = front.source();
+            self = self.with("ca_file", authority.file().to_str().unwrap());
+        }
+        let key = dir.path().join("key");
+        private(&key, KEY);
+        let line = self.key_from.unwrap_or_default();
+        let line = line.replace("$KEY", key.to_str().unwrap());
+        std::fs::write(dir.path().join("config.toml"), line).unwrap();
         let mount = Mount {
             rt,
+            source,
+            key_in_variable: self.key_from.is_none(),
             server: Mutex::new(Some(server)),
             settings: self.server,
             flags: self.settings,
@@ -147,9 +178,16 @@ pub fn has_fuse() -> bool {
         .is_ok();
     if !has {
         assert_ne!(std::env::var("CI").as_deref(), Ok("true"), "no /dev/fuse");
-        eprintln!("SKIPPED: no /dev/fuse");
+        skipped("no /dev/fuse");
     }
     has
+}
+
+/// Says that a test did not run. Past `eprintln!`, which the harness keeps to itself of a test that passes.
+pub fn skipped(why: &str) {
+    let name = std::thread::current().name().unwrap_or_default().to_owned();
+    let line = format!("SKIPPED: {name}: {why}\n");
+    std::io::stderr().write_all(line.as_bytes()).unwrap();
 }
 
 /// Whether the long tests were asked for.
@@ -162,6 +200,8 @@ pub struct Mount {
     pub(super) rt: Runtime,
     pub(super) server: Mutex<Option<Server>>,
     pub(super) settings: Settings,
+    source: String,
+    key_in_variable: bool,
     flags: Vec<(String, String)>,
     daemon: Mutex<Option<Child>>,
     dir: tempfile::TempDir,
@@ -225,8 +265,10 @@ impl Mount {
             .env_clear()
             .env("PATH", std::env::var_os("PATH").unwrap_or_default())
             .env("HOME", self.dir.path())
-            .env("ASSETFS_API_KEY", KEY)
             .env("RUST_BACKTRACE", "1");
+        if self.key_in_variable {
+            command.env("ASSETFS_API_KEY", KEY);
+        }
         command
     }
 
@@ -234,10 +276,10 @@ impl Mount {
     pub fn mount_args(&self) -> Vec<String> {
         let mut args = vec![
             "mount".to_owned(),
-            format!("proget+http://{}/endpoints/files", self.settings.listen),
+            self.source.clone(),
             self.root().display().to_string(),
             format!("--state-dir={}", self.dir.path().join("state").display()),
-            format!("--config={}", self.config().display()),
+            format!("--config={}", self.dir.path().join("config.toml").display()),
         ];
         let mut defaults = vec![("log_level", "debug"), ("stall_timeout", "5s")];
         defaults.retain(|(key, _)| self.flags.iter().all(|(other, _)| other != key));
@@ -248,14 +290,6 @@ impl Mount {
             args.push(format!("--{}={value}", key.replace('_', "-")));
         }
         args
-    }
-
-    fn config(&self) -> PathBuf {
-        let path = self.dir.path().join("config.toml");
-        if !path.exists() {
-            std::fs::write(&path, "").unwrap();
-        }
-        path
     }
 
     /// Mounts; returns when the mount answers.
@@ -392,6 +426,16 @@ impl Mount {
             drop(daemon.wait());
         }
         let _ = rustix::mount::unmount(self.root(), rustix::mount::UnmountFlags::DETACH);
+    }
+
+    /// The file that [`Given::key_from`] names holds another key from now on.
+    pub fn write_key(&self, key: &str) {
+        private(&self.dir.path().join("key"), key);
+    }
+
+    /// A folder of the test's own, outside of the mount and the served folder.
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
     }
 
     /// What the mount has logged.
@@ -593,7 +637,16 @@ pub fn errno<T: std::fmt::Debug>(result: std::io::Result<T>) -> i32 {
     error.raw_os_error().unwrap_or_else(|| panic!("{error}"))
 }
 
-fn tail(log: &str) -> String {
+/// Writes a file that only its owner may read.
+fn private(path: &Path, text: &str) {
+    let mut file = (File::options().create(true).write(true).truncate(true))
+        .mode(0o600)
+        .open(path)
+        .unwrap();
+    file.write_all(text.as_bytes()).unwrap();
+}
+
+pub(super) fn tail(log: &str) -> String {
     let lines: Vec<&str> = log.lines().collect();
     lines[lines.len().saturating_sub(60)..].join("\n")
 }
