@@ -22,7 +22,6 @@ pub use commit::{Conflict, remove_stray};
 pub use record::{Class, Record};
 pub use session::{Flight, Last, Promise, Top};
 pub use spool::{Found, Spool, SpoolFile};
-pub use upload::SEQUENTIAL;
 
 use crate::error::{Error, Kind, Result};
 use crate::read::Cache;

@@ -353,3 +353,32 @@ async fn attributes_set_during_an_upload_are_set_after_it() {
     };
     assert_eq!(bench.store.stat(&place).await.unwrap().attrs, attrs);
 }
+
+#[tokio::test]
+async fn an_upload_whose_parts_get_smaller_starts_over_as_often_as_that_takes() {
+    let bench = bench(None).await;
+    bench.store.part.store(4096, Ordering::Relaxed);
+    bench.store.part_max.store(50, Ordering::Relaxed);
+    bench.writer.write(0, &[9; 5000]).unwrap();
+    done(bench.writer.close()).await.unwrap();
+    assert_eq!(bench.store.content("f").unwrap(), vec![9; 5000]);
+    assert_eq!(bench.store.count("start"), 8);
+}
+
+#[tokio::test]
+async fn an_upload_that_is_void_again_and_again_is_given_up() {
+    let bench = bench(None).await;
+    for _ in 0..50 {
+        let fault = Fault {
+            op: "part",
+            kind: Kind::Restart,
+            done: false,
+        };
+        bench.store.faults.lock().unwrap().push_back(fault);
+    }
+    bench.writer.write(0, &[9; 200]).unwrap();
+    let told = done(bench.writer.close()).await;
+    assert_eq!(told.unwrap_err().kind, Kind::Restart);
+    assert!(bench.store.count("start") <= 5);
+    assert_eq!(bench.store.count("abort"), bench.store.count("start"));
+}

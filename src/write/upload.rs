@@ -10,11 +10,12 @@ use futures_util::stream::FuturesUnordered;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use tokio::sync::Notify;
 
-/// How often an upload that the store declared void is begun anew.
+/// How often an upload that the store declared void is begun anew in the same way.
 const RESTARTS: u32 = 3;
 
-/// The key in [`Upload::extra`] by which a store asks for one part at a time.
-pub const SEQUENTIAL: &str = "sequential";
+/// How often at all: a new start in another way (smaller parts, one at a time) does not count above. A
+/// store that halves its parts from the largest to the smallest that make sense needs about ten.
+const RESTARTS_IN_ALL: u32 = 20;
 
 /// What can be seen of, and told to, an upload from outside.
 #[derive(Debug, Default)]
@@ -84,23 +85,44 @@ async fn in_parts(
     uploads: usize,
     progress: &Progress,
 ) -> Result<Entry> {
-    let mut tries = 0;
+    let (mut tries, mut in_all) = (0, 0);
+    let mut void: Option<(Upload, Error)> = None;
     loop {
         progress.sent.store(0, Ordering::Relaxed);
         let up = store.start(new).await?;
-        let error = match once(store, &up, new, source, uploads, progress).await {
+        if let Some((before, error)) = void.take() {
+            tries += u32::from(!goes_another_way(&before, &up));
+            in_all += 1;
+            if tries > RESTARTS || in_all > RESTARTS_IN_ALL {
+                abort(store, &up, new).await;
+                return Err(error);
+            }
+            log::warn!("upload of {} starts over: {error}", new.place.name);
+        }
+        match once(store, &up, new, source, uploads, progress).await {
             Ok(entry) => return Ok(entry),
-            Err(error) => error,
-        };
-        if let Err(error) = store.abort(&up, new).await {
-            log::debug!("abort of upload {}: {error}", up.id);
+            Err(error) => {
+                abort(store, &up, new).await;
+                if error.kind != Kind::Restart {
+                    return Err(error);
+                }
+                void = Some((up, error));
+            }
         }
-        tries += 1;
-        if error.kind != Kind::Restart || tries > RESTARTS {
-            return Err(error);
-        }
-        log::warn!("upload of {} starts over: {error}", new.place.name);
     }
+}
+
+async fn abort(store: &dyn Store, up: &Upload, new: &New) {
+    if let Err(error) = store.abort(up, new).await {
+        log::debug!("abort of upload {}: {error}", up.id);
+    }
+}
+
+/// Whether the store has learned something from the upload `before` that was void.
+fn goes_another_way(before: &Upload, now: &Upload) -> bool {
+    now.cut.first < before.cut.first
+        || (now.sequential && !before.sequential)
+        || (now.whole && !before.whole)
 }
 
 async fn once(
@@ -121,7 +143,7 @@ async fn once(
     } else {
         None
     };
-    let alone = !caps.parallel_parts || up.extra.contains_key(SEQUENTIAL);
+    let alone = !caps.parallel_parts || up.sequential;
     let width = if alone { 1 } else { uploads.max(1) };
     let mut receipts: Vec<Receipt> = Vec::with_capacity(parts.len());
     let mut flying = FuturesUnordered::new();

@@ -15,12 +15,6 @@ const PART_MIN: u64 = 256 * 1024;
 /// Largest content that goes in one request where parts are refused, in bytes.
 const WHOLE_MAX: u64 = (1 << 31) - 1;
 
-/// `Upload::extra`: parts must be sent one at a time.
-const SEQUENTIAL: &str = "sequential";
-
-/// `Upload::extra`: one part, which is the whole content in one request.
-const WHOLE: &str = "whole";
-
 /// What this process knows of its uploads and of the server's ways.
 #[derive(Debug)]
 pub(super) struct Memory {
@@ -302,19 +296,14 @@ impl ProGet {
                 Look::Is(_) => {}
             }
         }
-        let mut extra = BTreeMap::new();
-        let mut cut = Cut::every(self.uploads.part_size.load(Ordering::Relaxed));
-        if self.goes_whole(new) {
-            cut = Cut::every(new.size);
-            extra.insert(WHOLE.to_owned(), "1".to_owned());
-        }
-        if self.is_sequential() {
-            extra.insert(SEQUENTIAL.to_owned(), "1".to_owned());
-        }
+        let whole = self.goes_whole(new);
+        let part_size = self.uploads.part_size.load(Ordering::Relaxed);
         Ok(Upload {
             id: uuid::Uuid::new_v4().simple().to_string(),
-            cut,
-            extra,
+            cut: Cut::every(if whole { new.size } else { part_size }),
+            sequential: self.is_sequential(),
+            whole,
+            extra: BTreeMap::new(),
         })
     }
 
@@ -331,7 +320,7 @@ impl ProGet {
             part: part.clone(),
             token: String::new(),
         };
-        if up.extra.contains_key(WHOLE) {
+        if up.whole {
             return self
                 .send_whole_as_part(new, source, &path)
                 .await
@@ -457,7 +446,7 @@ impl ProGet {
     pub(super) async fn complete(&self, up: &Upload, new: &New) -> Result<Entry> {
         const OP: &str = "commit upload";
         let path = path_of(new);
-        if up.extra.contains_key(WHOLE) {
+        if up.whole {
             return self.confirm(new, &path).await;
         }
         let sent_before = self.uploads.attempt(&up.id, |a| a.commit_sent);
