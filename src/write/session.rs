@@ -114,11 +114,19 @@ pub(super) enum Event<W> {
     /// The store has the frozen version.
     Sent,
     /// The store has the frozen version under another name, because somebody else's has this one.
-    Diverted(Error),
+    Diverted {
+        /// What is told.
+        error: Error,
+        /// Some handle has it open: it goes on under the other name, and who opens it next under the
+        /// old one is told.
+        open: bool,
+    },
     /// Sealing, keeping or sending failed.
     Broke(Error),
-    /// The name was removed.
+    /// The name is being removed: nothing is answered for, nothing is lost yet.
     Unlinked,
+    /// The name is gone for good.
+    Removed,
     /// The name could not be removed after all.
     Revived,
     /// The name changed.
@@ -179,6 +187,7 @@ pub(super) struct Session<W> {
     open: u32,
     moved: bool,
     gone: bool,
+    removed: bool,
 }
 
 impl<W> Default for Session<W> {
@@ -201,6 +210,7 @@ impl<W> Default for Session<W> {
             open: 0,
             moved: false,
             gone: false,
+            removed: false,
         }
     }
 }
@@ -259,6 +269,12 @@ impl<W> Session<W> {
     #[must_use]
     pub(super) fn may_overwrite(&self) -> bool {
         self.flight == Flight::Idle && !self.debt
+    }
+
+    /// Whether there is an error that no call was answered with yet.
+    #[must_use]
+    pub(super) fn has_untold(&self) -> bool {
+        self.latched.is_some() || matches!(self.last, Last::Failed { told: false, .. })
     }
 
     /// An error that no call was answered with yet; asking tells it.
@@ -336,7 +352,10 @@ impl<W> Session<W> {
             }
             Event::Sealed if self.gone => self.end_gone(),
             Event::Sealed => self.on_sealed(),
-            Event::Kept if self.gone => self.end_gone(),
+            Event::Kept if self.gone => {
+                (self.kept, self.debt) = (true, true);
+                self.end_gone()
+            }
             Event::Kept => self.on_kept(),
             Event::Adopted => {
                 self.flight = Flight::Parked;
@@ -351,29 +370,31 @@ impl<W> Session<W> {
                 vec![Action::Send]
             }
             Event::Sent => self.on_sent(),
-            Event::Diverted(error) => self.on_diverted(error),
+            Event::Diverted { error, open } => self.on_diverted(error, open),
             Event::Broke(error) => self.on_broke(error),
             Event::Unlinked => {
                 self.gone = true;
-                (self.kept, self.debt) = (false, false);
                 let mut actions = Vec::new();
-                match self.flight {
-                    Flight::Uploading => actions.push(Action::Cancel),
-                    Flight::Parked => self.flight = Flight::Idle,
-                    Flight::Idle | Flight::Sealing | Flight::Keeping => {}
+                if self.flight == Flight::Uploading {
+                    actions.push(Action::Cancel);
                 }
                 let mut all = std::mem::take(&mut self.waiting);
                 all.append(&mut self.next);
                 if !all.is_empty() {
                     actions.push(Action::Answer(all, Ok(())));
                 }
-                actions.extend(self.rest());
                 actions
             }
-            Event::Revived => {
-                self.gone = false;
-                Vec::new()
+            Event::Removed => {
+                (self.gone, self.removed) = (true, true);
+                (self.kept, self.debt) = (false, false);
+                self.top = Top::Same;
+                if self.flight == Flight::Parked {
+                    self.flight = Flight::Idle;
+                }
+                self.rest()
             }
+            Event::Revived => self.on_revived(),
             Event::Moved => {
                 if self.flight == Flight::Uploading && !self.gone {
                     self.moved = true;
@@ -528,7 +549,24 @@ impl<W> Session<W> {
         actions
     }
 
-    fn on_diverted(&mut self, error: Error) -> Vec<Action<W>> {
+    fn on_revived(&mut self) -> Vec<Action<W>> {
+        if !self.gone || self.removed {
+            return Vec::new();
+        }
+        self.gone = false;
+        match self.flight {
+            Flight::Uploading => {
+                // It was told to stop, and is not to.
+                self.moved = true;
+                Vec::new()
+            }
+            Flight::Parked if self.deferred || (self.shy && self.open > 0) => Vec::new(),
+            Flight::Parked => self.on(Event::Go),
+            Flight::Idle | Flight::Sealing | Flight::Keeping => self.rest(),
+        }
+    }
+
+    fn on_diverted(&mut self, error: Error, open: bool) -> Vec<Action<W>> {
         if self.gone {
             return self.end_gone();
         }
@@ -537,9 +575,10 @@ impl<W> Session<W> {
         // The bytes are safe: nothing is left to keep. It is told all the same.
         let mut actions = Vec::new();
         self.last = Last::None;
-        if self.waiting.is_empty() {
-            self.latched = Some(error);
-        } else {
+        if self.waiting.is_empty() || open {
+            self.latched = Some(error.clone());
+        }
+        if !self.waiting.is_empty() {
             let waiting = std::mem::take(&mut self.waiting);
             actions.push(Action::Answer(waiting, Err(error)));
         }
@@ -547,9 +586,18 @@ impl<W> Session<W> {
         actions
     }
 
+    /// What was on its way has ended while the name is being removed. If the name stays after all it is
+    /// sent: so it waits, or counts as written.
     fn end_gone(&mut self) -> Vec<Action<W>> {
+        self.moved = false;
         self.flight = Flight::Idle;
-        (self.kept, self.debt) = (false, false);
+        if self.removed {
+            (self.kept, self.debt) = (false, false);
+        } else if self.kept {
+            self.flight = Flight::Parked;
+        } else {
+            self.top = Top::Written;
+        }
         self.rest()
     }
 
@@ -559,7 +607,7 @@ impl<W> Session<W> {
             return Vec::new();
         }
         if self.gone {
-            return if self.open > 0 {
+            return if self.open > 0 || !self.removed {
                 Vec::new()
             } else {
                 vec![Action::Drop]

@@ -206,15 +206,85 @@ fn unlink_while_uploading_cancels_and_the_close_succeeds() {
         Sealed,
         Unlinked,
         broke(Kind::Cancelled),
+        Removed,
         Released,
     ]);
-    assert_eq!(said, ["", "", "seal", "send", "cancel ok[1]", "", "drop"]);
+    assert_eq!(
+        said,
+        ["", "", "seal", "send", "cancel ok[1]", "", "", "drop"]
+    );
 }
 
 #[test]
 fn a_commit_that_won_against_an_unlink_ends_the_flight() {
-    let said = run(vec![Opened, Wrote, Released, Sealed, Kept, Unlinked, Sent]);
-    assert_eq!(said, ["", "", "seal", "persist", "send", "cancel", "drop"]);
+    let said = run(vec![
+        Opened, Wrote, Released, Sealed, Kept, Unlinked, Sent, Removed,
+    ]);
+    assert_eq!(
+        said,
+        ["", "", "seal", "persist", "send", "cancel", "", "drop"]
+    );
+}
+
+#[test]
+fn what_is_owed_is_sent_if_the_name_could_not_be_removed() {
+    let said = run(vec![Adopted, Unlinked, Revived, Sent]);
+    assert_eq!(said, ["", "", "send", "rest"]);
+    let said = run(vec![
+        Opened,
+        Wrote,
+        Released,
+        Sealed,
+        Kept,
+        Unlinked,
+        broke(Kind::Cancelled),
+        Revived,
+    ]);
+    let kept = ["", "", "seal", "persist", "send", "cancel", "", "send"];
+    assert_eq!(said, kept);
+}
+
+#[test]
+fn what_a_close_was_told_of_a_vanishing_name_is_made_true_if_the_name_stays() {
+    let said = run(vec![
+        Opened,
+        Wrote,
+        Close(1),
+        Sealed,
+        Unlinked,
+        broke(Kind::Cancelled),
+        Released,
+        Revived,
+        Sealed,
+        Kept,
+        Sent,
+    ]);
+    let again = ["seal", "persist", "send", "rest"];
+    assert_eq!(
+        said[..7],
+        ["", "", "seal", "send", "cancel ok[1]", "", ""],
+        "nothing is dropped while the name is being removed"
+    );
+    assert_eq!(said[7..], again);
+}
+
+#[test]
+fn a_conflict_is_told_to_who_waits_and_once_to_who_opens_the_name() {
+    let told = || Kind::Conflict.into();
+    let mut session: Session<u32> = Session::default();
+    for event in [Opened, Wrote, Close(1), Sealed, Wrote] {
+        session.on(event);
+    }
+    let error = told();
+    let said = say(&session.on(Diverted { error, open: true }));
+    assert_eq!(said, "Conflict[1]");
+    assert!(session.has_untold());
+    assert_eq!(session.tell().unwrap().kind, Kind::Conflict);
+    assert_eq!(
+        say(&session.on(Close(2))),
+        "seal",
+        "what was written goes on"
+    );
 }
 
 #[test]
@@ -422,13 +492,14 @@ fn after_a_failed_write_nothing_is_published_until_it_is_cut_to_nothing() {
 #[test]
 fn what_an_earlier_process_promised_is_sent() {
     assert_eq!(run(vec![Adopted, Go, Sent]), ["", "send", "rest"]);
-    assert_eq!(run(vec![Adopted, Unlinked]), ["", "drop"]);
+    assert_eq!(run(vec![Adopted, Unlinked]), ["", ""]);
+    assert_eq!(run(vec![Adopted, Unlinked, Removed]), ["", "", "drop"]);
 }
 
 #[test]
 fn unlink_of_an_idle_file_drops_it_at_the_last_close() {
     assert_eq!(
-        run(vec![Opened, Wrote, Unlinked, Close(1), Released]),
-        ["", "", "", "ok[1]", "drop"]
+        run(vec![Opened, Wrote, Unlinked, Removed, Close(1), Released]),
+        ["", "", "", "", "ok[1]", "drop"]
     );
 }
