@@ -179,7 +179,7 @@ impl ProGet {
                 0 => Body::Empty,
                 size => Body::of(source, 0..size),
             };
-            ask.answer_within = Some(thinking_time(new.size));
+            ask.answer_within = Some(storing_time(self.config.http.stall_timeout, new.size));
             let answer = match self.send(&ask).await {
                 Ok(answer) if answer.is_success() => {
                     answer.drain().await;
@@ -472,7 +472,7 @@ impl ProGet {
             let mut ask = self.ask(Method::POST, "content", &path, &query, OP)?;
             ask.content_type = Some(content_type(new));
             ask.body = Body::Empty;
-            ask.answer_within = Some(thinking_time(new.size));
+            ask.answer_within = Some(assembling_time(self.config.http.stall_timeout, new.size));
             let (error, void) = match self.send(&ask).await {
                 Ok(answer) if answer.is_success() => {
                     answer.drain().await;
@@ -575,10 +575,16 @@ impl ProGet {
     }
 }
 
-/// How long the server may assemble and hash `size` bytes: a minute and a second per 20 MB
-/// (section 8).
-fn thinking_time(size: u64) -> Duration {
-    Duration::from_secs(60 + size / 20_000_000)
+/// How long the server may be silent once it has all of a content that went in one request: it only has
+/// to put it away, which is a matter of the disk's speed (20 MB a second at least).
+fn storing_time(stall: Duration, size: u64) -> Duration {
+    stall + Duration::from_secs(size / 20_000_000)
+}
+
+/// How long the server may be silent while it assembles and hashes `size` bytes: twice what a silent line
+/// is given (with the default a minute) and a second per 20 MB (section 8).
+fn assembling_time(stall: Duration, size: u64) -> Duration {
+    stall * 2 + Duration::from_secs(size / 20_000_000)
 }
 
 /// A 404 or 405 that no known cause explains is not the file's absence.
@@ -589,5 +595,19 @@ fn strange(error: Error) -> Error {
             ..error
         },
         _ => error,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn how_long_an_answer_is_waited_for_follows_the_settings_and_the_size() {
+        let s = Duration::from_secs;
+        assert_eq!(storing_time(s(1), 1000), s(1));
+        assert_eq!(storing_time(s(30), 2_000_000_000), s(130));
+        assert_eq!(assembling_time(s(1), 1000), s(2));
+        assert_eq!(assembling_time(s(30), 2_000_000_000), s(160));
     }
 }
