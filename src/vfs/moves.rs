@@ -108,7 +108,7 @@ impl Vfs {
         // Nothing may arrive under the new name after this file has.
         let mut replaced = match over {
             Some(over) => {
-                self.within_name_timeout("rename", self.give_up(over))
+                self.within_name_timeout("rename", self.give_up(over, true))
                     .await?
             }
             None => Vec::new(),

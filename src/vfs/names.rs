@@ -404,8 +404,9 @@ impl Vfs {
     /// that name and older ones, once nothing more can arrive there. Bytes that somebody has open are
     /// held.
     ///
-    /// What is owed is lost only with [`Vfs::gave_up`], which must follow.
-    pub(super) async fn give_up(&self, ino: u64) -> Result<Vec<(Place, Entry)>> {
+    /// What is owed is lost only with [`Vfs::gave_up`], which must follow. `patient`: a request that is
+    /// under way is waited for, because something else is to have the name next.
+    pub(super) async fn give_up(&self, ino: u64, patient: bool) -> Result<Vec<(Place, Entry)>> {
         if self.tree().get(ino).is_some_and(|node| node.handles > 0) {
             self.hold(ino).await;
         }
@@ -423,7 +424,7 @@ impl Vfs {
                 .zip(entry.map(|entry| (*entry).clone()))
                 .collect()),
             Some(writer) => {
-                writer.unlinked();
+                writer.unlinked(patient);
                 writer.landed().await
             }
         }
@@ -449,7 +450,7 @@ impl Vfs {
             tree.get(ino)
                 .and_then(|node| tree.place(node.parent, &node.name))
         };
-        for (place, entry) in self.give_up(ino).await? {
+        for (place, entry) in self.give_up(ino, false).await? {
             if Some(&place) != here.as_ref() {
                 write::remove_stray(&*self.store, &place, &entry).await?;
                 continue;

@@ -64,12 +64,7 @@ impl Writer {
                 Action::Send => self.spawn_send(inner),
                 Action::Cancel => {
                     if let Some(progress) = &inner.progress {
-                        // Whoever removed the name cannot wait, and looks what has become of it.
-                        if inner.session.is_gone() {
-                            progress.abandon();
-                        } else {
-                            progress.cancel();
-                        }
+                        progress.cancel();
                     }
                 }
                 Action::Later(error) => self.spawn_later(inner, &error),
@@ -257,13 +252,14 @@ impl Writer {
 
     async fn send(self: &Arc<Self>, progress: &Progress) -> Result<()> {
         let started = Instant::now();
-        let (content, mut target, tried) = {
+        let (content, mut target, tried, doubt) = {
             let inner = self.lock();
             let content = inner.frozen.clone();
             (
                 content.ok_or(Error::new(Kind::Protocol, "send"))?,
                 inner.target.clone(),
                 inner.failures > 0 || matches!(inner.session.last(), Last::Failed { .. }),
+                inner.doubt,
             )
         };
         let mut new = New {
@@ -277,11 +273,11 @@ impl Writer {
         };
         let named = |error: Error| error.at(target.path.clone());
         let (store, uploads) = (&*self.context.store, self.context.uploads);
-        let (mut look, looked) = match target.looked.filter(|&at| is_recent(at)) {
+        let (mut look, looked) = match target.looked.filter(|&at| is_recent(at) && !doubt) {
             Some(at) => (Look::Clear, at),
             None => {
                 let now = now();
-                let look = self.look_at_name(&target, &new, tried).await;
+                let look = self.look_at_name(&target, &new, tried || doubt).await;
                 (look.map_err(named)?, now)
             }
         };

@@ -466,10 +466,14 @@ impl Writer {
         Ok(answer)
     }
 
-    /// The name was removed: nothing is answered for any more, an upload is given up. Until
-    /// [`Writer::landed`] it may still be committed.
-    pub fn unlinked(self: &Arc<Self>) {
+    /// The name is being removed: nothing is answered for any more, an upload is given up. Until
+    /// [`Writer::landed`] it may still be committed. Unless `patient`, a request that is upload and
+    /// commit in one is not waited for either, and what it has done is looked for.
+    pub fn unlinked(self: &Arc<Self>, patient: bool) {
         self.step(Event::Unlinked);
+        if !patient && let Some(progress) = &self.lock().progress {
+            progress.abandon();
+        }
     }
 
     /// The name is gone for good: the bytes go with the last handle, and are owed no more.

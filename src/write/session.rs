@@ -188,6 +188,8 @@ pub(super) struct Session<W> {
     moved: bool,
     gone: bool,
     removed: bool,
+    /// It was told to stop because its name was going, and the name has stayed.
+    stays: bool,
 }
 
 impl<W> Default for Session<W> {
@@ -211,6 +213,7 @@ impl<W> Default for Session<W> {
             moved: false,
             gone: false,
             removed: false,
+            stays: false,
         }
     }
 }
@@ -495,6 +498,7 @@ impl<W> Session<W> {
     }
 
     fn on_sent(&mut self) -> Vec<Action<W>> {
+        self.stays = false;
         if self.gone {
             // Whoever removed the name waits for this, and removes it from the store.
             return self.end_gone();
@@ -519,7 +523,8 @@ impl<W> Session<W> {
         if self.gone {
             return self.end_gone();
         }
-        if self.moved && error.kind == Kind::Cancelled {
+        let stays = std::mem::take(&mut self.stays);
+        if (self.moved || stays) && error.kind == Kind::Cancelled {
             self.moved = false;
             return vec![Action::Send];
         }
@@ -557,7 +562,7 @@ impl<W> Session<W> {
         match self.flight {
             Flight::Uploading => {
                 // It was told to stop, and is not to.
-                self.moved = true;
+                self.stays = true;
                 Vec::new()
             }
             Flight::Parked if self.deferred || (self.shy && self.open > 0) => Vec::new(),

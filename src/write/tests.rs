@@ -301,7 +301,7 @@ async fn unlink_during_a_commit_learns_what_the_store_has() {
     while bench.store.count("finish") == 0 {
         tokio::task::yield_now().await;
     }
-    bench.writer.unlinked();
+    bench.writer.unlinked(true);
     done(answer).await.unwrap();
     gate.add_permits(1);
     bench.writer.released();
@@ -495,7 +495,7 @@ async fn unlink_does_not_wait_for_a_request_that_does_not_answer() {
         bench.writer.write(0, b"hello").unwrap();
         let answer = bench.writer.close();
         asked(&bench, "put", 1).await;
-        bench.writer.unlinked();
+        bench.writer.unlinked(false);
         done(answer).await.unwrap();
         if arrived {
             bench.store.plant("f", b"hello");
@@ -558,4 +558,36 @@ async fn what_is_kept_for_a_failure_is_not_said_of_bytes_written_since() {
     let record = Record::new(Class::Refused, bench.writer.target());
     assert!(!file.promise(&record, stamp).unwrap());
     assert_eq!(file.class(), Class::Torn);
+}
+
+#[tokio::test]
+async fn what_is_about_to_be_replaced_is_waited_for() {
+    let bench = bench(None).await;
+    let gate = gate(&bench, "put");
+    bench.writer.write(0, b"hello").unwrap();
+    let answer = bench.writer.close();
+    asked(&bench, "put", 1).await;
+    bench.writer.unlinked(true);
+    done(answer).await.unwrap();
+    let (left, ()) = tokio::join!(bench.writer.landed(), async { gate.add_permits(1) });
+    assert_eq!(left.unwrap().len(), 1);
+    assert_eq!(bench.store.content("f").unwrap(), "hello");
+}
+
+#[tokio::test]
+async fn a_request_whose_outcome_is_unknown_is_looked_for_before_the_next() {
+    let bench = bench(None).await;
+    bench.writer.lock().target.exclusive = true;
+    let gate = gate(&bench, "put");
+    bench.writer.write(0, b"hello").unwrap();
+    let answer = bench.writer.close();
+    asked(&bench, "put", 1).await;
+    bench.writer.unlinked(false);
+    done(answer).await.unwrap();
+    bench.store.plant("f", b"hello");
+    bench.writer.landed().await.unwrap();
+    gate.add_permits(9);
+    bench.writer.revived();
+    done(bench.writer.sync()).await.unwrap();
+    assert_eq!(bench.store.count("put"), 1, "it turned out to be there");
 }
