@@ -192,6 +192,23 @@ fn an_upload_that_stalls_is_given_up_after_stall_timeout() {
 }
 
 #[test]
+fn a_server_that_does_not_answer_to_a_small_file_holds_close_as_long_as_the_settings_say() {
+    let silent = Rule::new(Action::Stall {
+        after: None,
+        seconds: None,
+    });
+    hasty()
+        .rules([silent.method("PUT").path("content/a")])
+        .leaves_unsent()
+        .mounted(|m| {
+            assert_eq!(m.put("a", "x"), "close ETIMEDOUT");
+            // Twice stall_timeout in all: a longer bound of its own would leave no time for a second.
+            assert_eq!(m.uploads().len(), 2, "{:?}", m.uploads());
+            assert_kept_and_mended(m, "a", "timed out");
+        });
+}
+
+#[test]
 fn a_refused_read_is_eacces_and_a_missing_file_enoent() {
     hasty()
         .with("attr_ttl", "0s")

@@ -288,7 +288,7 @@ async fn a_part_refused_in_parallel_makes_the_next_upload_sequential() {
     let entry = common::store(&at.store, &new, &content).await.unwrap();
     assert!(read_all(&at.store, &entry).await.unwrap() == content);
     let up = at.store.start(&new).await.unwrap();
-    assert_eq!(up.extra.get("sequential").map(String::as_str), Some("1"));
+    assert!(up.sequential);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -374,10 +374,7 @@ async fn a_name_that_the_server_refuses_is_invalid_however_large_the_file() {
         .start(&new(&"".into(), "b", &bytes(3 * PART as usize, 1)))
         .await
         .unwrap();
-    assert!(
-        !up.extra.contains_key("whole"),
-        "one bad name says nothing about parts"
-    );
+    assert!(!up.whole, "one bad name says nothing about parts");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -163,6 +163,15 @@ pub struct Upload {
     pub id: String,
     /// How it is cut.
     pub cut: Cut,
+    /// Its parts must be sent one at a time, whatever the capabilities say.
+    #[serde(default)]
+    pub sequential: bool,
+    /// Its one part is the whole content, which everybody sees as soon as that part is sent;
+    /// [`finish`](crate::store::Store::finish) only confirms. Such a part must therefore be sent when the
+    /// content and its digests are final, and whoever gives it up in the middle does not know what it
+    /// has done.
+    #[serde(default)]
+    pub whole: bool,
     /// Whatever else the store must remember (session URLs); never a credential.
     pub extra: BTreeMap<String, String>,
 }

@@ -37,7 +37,10 @@ pub(crate) struct Memory {
     /// Requests of the named kinds wait for a permit each.
     pub(crate) gate: Mutex<Option<(&'static str, Arc<Semaphore>)>>,
     next: AtomicU64,
-    part: u64,
+    /// Bytes of one part of later uploads.
+    pub(crate) part: AtomicU64,
+    /// Larger parts are refused, and make later uploads' parts half as large.
+    pub(crate) part_max: AtomicU64,
     reads: Option<Arc<dyn Reads>>,
 }
 
@@ -87,7 +90,8 @@ impl Memory {
             log: Mutex::default(),
             gate: Mutex::default(),
             next: AtomicU64::new(1),
-            part: 48,
+            part: AtomicU64::new(48),
+            part_max: AtomicU64::new(u64::MAX),
             reads: None,
         }
     }
@@ -296,7 +300,9 @@ impl Store for Memory {
             .insert(id.clone(), BTreeMap::new());
         Ok(Upload {
             id,
-            cut: Cut::every(self.part),
+            cut: Cut::every(self.part.load(Ordering::Relaxed)),
+            sequential: false,
+            whole: false,
             extra: BTreeMap::new(),
         })
     }
@@ -310,6 +316,10 @@ impl Store for Memory {
     ) -> Result<Receipt> {
         let what = format!("{} {}", Self::path(&new.place), part.index);
         self.asked("part", &what).await?;
+        if part.range.end - part.range.start > self.part_max.load(Ordering::Relaxed) {
+            self.part.store(up.cut.first / 2, Ordering::Relaxed);
+            return Err(Bad::Restart.into());
+        }
         let bytes = source.read(part.range.clone()).await?;
         let mut uploads = self.uploads.lock().unwrap();
         let parts = uploads.get_mut(&up.id).ok_or(Error::from(Bad::Restart))?;

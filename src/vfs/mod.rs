@@ -24,7 +24,7 @@ pub use tree::ROOT;
 use crate::error::{Error, Kind, Result};
 use crate::read::Cache;
 use crate::store::{Attrs, Digests, Entry, Kind as EntryKind, Place, Probe, Space, Store, Version};
-use crate::write::{self, Conflict, Found, Promise, Spool, SpoolFile, Writer};
+use crate::write::{self, After, Conflict, Found, Promise, Spool, SpoolFile, Writer};
 use files::Handle;
 use globset::{Glob, GlobSet, GlobSetBuilder};
 use std::collections::{HashMap, VecDeque};
@@ -428,19 +428,35 @@ impl write::Owner for Vfs {
         self.changed.notify_waiters();
     }
 
-    fn diverted(&self, ino: u64, theirs: &Entry, other: &Entry) {
+    fn diverted(&self, ino: u64, theirs: &Entry, other: &Entry, settle: &mut dyn FnMut(After)) {
         let mut tree = self.tree();
         let now = Instant::now();
-        let Some(node) = tree.get_mut(ino) else {
-            return;
+        let node = tree.get_mut(ino);
+        let Some(node) = node.filter(|node| node.is_named() && node.name == theirs.name) else {
+            return settle(After::Elsewhere);
         };
+        let writer = node.writer.as_ref();
+        if writer.is_some_and(|writer| writer.is_gone()) {
+            return settle(After::Elsewhere);
+        }
         let parent = node.parent;
         (node.checked, node.changed) = (now, Some(now));
-        (node.attrs, node.written, node.ctime) = (theirs.attrs.clone(), None, None);
-        node.pages = None;
-        node.entry = Some(Arc::new(theirs.clone()));
-        tree.apply(parent, other.clone(), now);
-        tree.lay(ino);
+        if node.handles > 0 || writer.is_some_and(|writer| writer.look().0 != write::Top::Same) {
+            // Who has it open goes on with ours, which is the file beside it now.
+            node.pages = Some(other.version.clone());
+            node.entry = Some(Arc::new(other.clone()));
+            tree.rename(ino, parent, &other.name);
+            tree.insert(parent, &theirs.name, theirs.kind, Some(theirs.clone()));
+            tree.lay(ino);
+            settle(After::Ours(tree.path(ino)));
+        } else {
+            (node.attrs, node.written, node.ctime) = (theirs.attrs.clone(), None, None);
+            node.pages = None;
+            node.entry = Some(Arc::new(theirs.clone()));
+            tree.apply(parent, other.clone(), now);
+            tree.lay(ino);
+            settle(After::Theirs);
+        }
     }
 
     fn moved(&self) {

@@ -52,7 +52,11 @@ impl Vfs {
         match kind {
             EntryKind::Dir => self.rename_dir(ino, over, new_parent, new_name).await,
             EntryKind::File | EntryKind::Symlink => {
-                self.rename_file(ino, over, new_parent, new_name).await
+                let done = self.rename_file(ino, over, new_parent, new_name).await;
+                if let Some(over) = over {
+                    self.gave_up(over);
+                }
+                done
             }
         }
     }
@@ -104,8 +108,8 @@ impl Vfs {
         // Nothing may arrive under the new name after this file has.
         let mut replaced = match over {
             Some(over) => {
-                let gone = async { Ok(self.give_up(over).await) };
-                self.within_name_timeout("rename", gone).await?
+                self.within_name_timeout("rename", self.give_up(over, true))
+                    .await?
             }
             None => Vec::new(),
         };

@@ -385,53 +385,69 @@ impl Vfs {
     /// Removes a file's or a symbolic link's name.
     pub async fn unlink(&self, parent: u64, name: &str) -> Result<()> {
         self.check_writable()?;
-        self.within_name_timeout("unlink", async {
+        let mut given_up = None;
+        let done = self.within_name_timeout("unlink", async {
             let missing = || Error::new(Kind::NotFound, "unlink").at(name);
             let ino = self.find(parent, name).await?.ok_or_else(missing)?;
             if self.tree().get(ino).ok_or_else(missing)?.kind == EntryKind::Dir {
                 return Err(Error::new(Kind::IsDir, "unlink").at(name));
             }
-            if let Err(error) = self.remove_all(ino).await {
-                let writer = self.tree().get(ino).and_then(|node| node.writer.clone());
-                if let Some(writer) = writer {
-                    writer.revived();
-                }
-                return Err(error);
-            }
+            given_up = Some(ino);
+            self.remove_all(ino).await?;
             let mut tree = self.tree();
             if let Some(dir) = tree.get_mut(parent) {
                 dir.absent.insert(name.to_owned(), Instant::now());
             }
             tree.detach(ino);
             Ok(())
-        })
-        .await
+        });
+        let done = done.await;
+        if let Some(ino) = given_up {
+            self.gave_up(ino);
+        }
+        done
     }
 
     /// Gives up what an inode still has to send, because its name goes; returns what the store has under
     /// that name and older ones, once nothing more can arrive there. Bytes that somebody has open are
     /// held.
-    pub(super) async fn give_up(&self, ino: u64) -> Vec<(Place, Entry)> {
+    ///
+    /// What is owed is lost only with [`Vfs::gave_up`], which must follow. `patient`: a request that is
+    /// under way is waited for, because something else is to have the name next.
+    pub(super) async fn give_up(&self, ino: u64, patient: bool) -> Result<Vec<(Place, Entry)>> {
         if self.tree().get(ino).is_some_and(|node| node.handles > 0) {
             self.hold(ino).await;
         }
         let (place, entry, writer) = {
             let tree = self.tree();
             let Some(node) = tree.get(ino) else {
-                return Vec::new();
+                return Ok(Vec::new());
             };
             let place = tree.place(node.parent, &node.name);
             (place, node.entry.clone(), node.writer.clone())
         };
         match writer {
-            None => place
+            None => Ok(place
                 .into_iter()
                 .zip(entry.map(|entry| (*entry).clone()))
-                .collect(),
+                .collect()),
             Some(writer) => {
-                writer.unlinked();
+                writer.unlinked(patient);
                 writer.landed().await
             }
+        }
+    }
+
+    /// The name of an inode that was given up is gone, or has to stay after all.
+    pub(super) fn gave_up(&self, ino: u64) {
+        let (writer, named) = match self.tree().get(ino) {
+            Some(node) => (node.writer.clone(), node.is_named()),
+            None => return,
+        };
+        match writer.filter(|writer| writer.is_gone()) {
+            Some(writer) if named => writer.revived(),
+            Some(writer) => writer.removed(),
+            None => {}
         }
     }
 
@@ -442,7 +458,7 @@ impl Vfs {
             tree.get(ino)
                 .and_then(|node| tree.place(node.parent, &node.name))
         };
-        for (place, entry) in self.give_up(ino).await {
+        for (place, entry) in self.give_up(ino, false).await? {
             if Some(&place) != here.as_ref() {
                 write::remove_stray(&*self.store, &place, &entry).await?;
                 continue;

@@ -3,11 +3,12 @@
 
 use super::content::{Content, Lower};
 use super::record::{Class, Record};
-use super::session::{Action, Event, Flight, Top};
-use super::upload::{self, Progress};
-use super::{Inner, Owed, Target, Waiter, Writer};
+use super::session::{Action, Event, Flight, Last, Top};
+use super::upload::{self, Load, Progress, Sent};
+use super::{After, Inner, Owed, Target, Waiter, Writer};
 use crate::error::{Error, Kind, Result};
 use crate::store::{Attrs, Entry, Kind as EntryKind, New, Place, Store};
+use futures_util::FutureExt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime};
@@ -155,8 +156,10 @@ impl Writer {
         let record = inner.record(Class::Acknowledged);
         let place = record.target.place.clone();
         let (writer, file) = (self.clone(), frozen.file.clone());
+        let stamp = file.stamp();
         self.context.rt.spawn(async move {
-            let promised = writer.blocking("keep", move || file.promise(&record)).await;
+            let promised = move || file.promise(&record, stamp);
+            let promised = writer.blocking("keep", promised).await;
             if let Err(error) = promised {
                 return writer.broke(error);
             }
@@ -200,15 +203,22 @@ impl Writer {
                 record.size = content.layer.size();
                 record.digests = content.whole_digests();
                 record.error = Some(error.to_string());
-                (content.file.clone(), record)
+                (content.file.clone(), record, content.file.stamp())
             })
         };
-        let Some((file, record)) = kept else { return };
+        let Some((file, record, stamp)) = kept else {
+            return;
+        };
         let writer = self.clone();
         self.context.rt.spawn(async move {
             let (path, at) = (record.target.path.clone(), file.path());
-            match writer.blocking("keep", move || file.promise(&record)).await {
-                Ok(()) => log::error!("{path}: not sent, kept as {}: {error}", at.display()),
+            match writer
+                .blocking("keep", move || file.promise(&record, stamp))
+                .await
+            {
+                // A program writes to it again: what is kept then is kept anew.
+                Ok(false) => {}
+                Ok(true) => log::error!("{path}: not sent, kept as {}: {error}", at.display()),
                 Err(worse) => {
                     log::error!("{path}: not sent ({error}), and not safely kept either: {worse}");
                 }
@@ -242,12 +252,14 @@ impl Writer {
 
     async fn send(self: &Arc<Self>, progress: &Progress) -> Result<()> {
         let started = Instant::now();
-        let (content, mut target) = {
+        let (content, mut target, tried, doubt) = {
             let inner = self.lock();
             let content = inner.frozen.clone();
             (
                 content.ok_or(Error::new(Kind::Protocol, "send"))?,
                 inner.target.clone(),
+                inner.failures > 0 || matches!(inner.session.last(), Last::Failed { .. }),
+                inner.doubt,
             )
         };
         let mut new = New {
@@ -261,19 +273,41 @@ impl Writer {
         };
         let named = |error: Error| error.at(target.path.clone());
         let (store, uploads) = (&*self.context.store, self.context.uploads);
-        let (mut entry, theirs) = match self.look_again(&target, &new).await.map_err(named)? {
-            Look::Ours(entry) => (entry, None),
-            look => {
-                let theirs = self.settle(look, &mut new)?;
-                let sent = upload::send(store, &new, &*content.file, uploads, progress).await;
-                (sent.map_err(named)?, theirs)
+        let (mut look, looked) = match target.looked.filter(|&at| is_recent(at) && !doubt) {
+            Some(at) => (Look::Clear, at),
+            None => {
+                let now = now();
+                let look = self.look_at_name(&target, &new, tried || doubt).await;
+                (look.map_err(named)?, now)
+            }
+        };
+        let (mut entry, theirs) = loop {
+            let theirs = match look {
+                Look::Ours(entry) => break (entry, None),
+                look => self.settle(look, &mut new)?,
+            };
+            let beside = theirs.is_some();
+            let last_look = || match beside {
+                true => std::future::ready(Ok(None)).boxed(),
+                false => self.last_look(&target, &new, tried, looked).boxed(),
+            };
+            let load = Load {
+                store,
+                new: &new,
+                source: &*content.file,
+                uploads,
+                last_look: &last_look,
+            };
+            match upload::send(&load, progress).await.map_err(named)? {
+                Sent::Stored(entry) => break (entry, theirs),
+                Sent::Theirs(found) => look = Look::Theirs(found),
             }
         };
         if theirs.is_none() {
             let mut inner = self.lock();
             if inner.target.place == new.place {
                 inner.target.replaces = Some(entry.clone());
-                inner.target.looked = Some(Instant::now());
+                inner.target.looked = Some(now());
             }
         }
         for (place, stray) in std::mem::take(&mut target.removes) {
@@ -282,7 +316,7 @@ impl Writer {
                 .map_err(|e| e.at(target.path.clone()))?;
         }
         if let Some(theirs) = theirs {
-            self.diverted(&theirs, &entry);
+            self.diverted(&theirs, &entry, &target.place, &new.place);
             return Ok(());
         }
         loop {
@@ -296,11 +330,34 @@ impl Writer {
         }
     }
 
-    /// Looks, if the last look is old, whether the name still has what it had.
-    async fn look_again(&self, target: &Target, new: &New) -> Result<Look> {
-        if target.looked.is_some_and(|at| at.elapsed() < LOOK_AGAIN) {
-            return Ok(Look::Clear);
+    /// The look right before the commit of an upload that took its time, unless the store decides
+    /// itself whether the name still has what it had, or it does not matter.
+    async fn last_look(
+        &self,
+        target: &Target,
+        new: &New,
+        tried: bool,
+        looked: Instant,
+    ) -> Result<Option<Entry>> {
+        let caps = self.context.store.caps();
+        let decided = if new.exclusive {
+            caps.exclusive_create
+        } else {
+            self.context.conflict == Conflict::Overwrite
+                || (caps.conditional_replace && new.replaces.is_some())
+        };
+        if decided || is_recent(looked) {
+            return Ok(None);
         }
+        match self.look_at_name(target, new, tried).await? {
+            Look::Theirs(theirs) => Ok(Some(theirs)),
+            Look::Clear | Look::Ours(_) => Ok(None),
+        }
+    }
+
+    /// Looks whether the name still has what it had. `tried`: an earlier try may have stored ours; else
+    /// what lies under a name that must be new is somebody else's, even if its bytes are the same.
+    async fn look_at_name(&self, target: &Target, new: &New, tried: bool) -> Result<Look> {
         let now = match self.context.store.stat(&target.place).await {
             Ok(entry) => entry,
             Err(error) if error.kind == Kind::NotFound => return Ok(Look::Clear),
@@ -313,7 +370,8 @@ impl Writer {
             .replaces
             .as_ref()
             .is_some_and(|known| known.version == now.version);
-        if now.size == new.size && new.digests.agree(&now.digests) == Some(true) {
+        let same = now.size == new.size && new.digests.agree(&now.digests) == Some(true);
+        if same && (tried || !new.exclusive) {
             return Ok(Look::Ours(now));
         }
         Ok(if known {
@@ -346,29 +404,56 @@ impl Writer {
         }
     }
 
-    fn diverted(self: &Arc<Self>, theirs: &Entry, other: &Entry) {
+    /// Ours is at `place` on the store, as `other`, because `theirs` was found at `was`.
+    fn diverted(self: &Arc<Self>, theirs: &Entry, other: &Entry, was: &Place, place: &Place) {
         let name = &other.name;
         log::warn!(
             "{}: changed by somebody else; ours is {name}",
             self.target().path
         );
-        if let Some(owner) = self.context.owner.upgrade() {
-            owner.diverted(self.ino, theirs, other);
-        }
-        let later = {
+        let mut later = Vec::new();
+        let mut settle = |after: After| {
             let mut inner = self.lock();
             inner.progress = None;
-            inner.settle_debt();
-            inner.base = Some(Arc::new(theirs.clone()));
-            inner.target.replaces = Some(theirs.clone());
-            inner.target.looked = Some(Instant::now());
-            inner.target.removes.clear();
-            // Ours is safe under the other name: what is here gives way to theirs.
-            inner.frozen = None;
-            let error = changed(&theirs.name).said(&format!("ours was kept as {name}"));
-            self.decide(&mut inner, Event::Diverted(error))
+            later = if inner.target.place != *was || inner.session.is_gone() {
+                self.elsewhere(&mut inner, other, place)
+            } else {
+                let error = changed(&theirs.name).said(&format!("ours was kept as {name}"));
+                match after {
+                    After::Elsewhere => self.elsewhere(&mut inner, other, place),
+                    After::Ours(path) => {
+                        inner.target.path = path;
+                        inner.target.place = place.clone();
+                        inner.has_now(other);
+                        self.decide(&mut inner, Event::Diverted { error, open: true })
+                    }
+                    After::Theirs => {
+                        inner.has_now(theirs);
+                        // Ours is safe under the other name: what is here gives way to theirs.
+                        inner.frozen = None;
+                        self.decide(&mut inner, Event::Diverted { error, open: false })
+                    }
+                }
+            };
         };
+        match self.context.owner.upgrade() {
+            Some(owner) => owner.diverted(self.ino, theirs, other, &mut settle),
+            None => settle(After::Theirs),
+        }
         self.perform(later);
+    }
+
+    /// The name changed or went while ours was sent to `place`: what is there goes with the next commit,
+    /// or with the name.
+    fn elsewhere(
+        self: &Arc<Self>,
+        inner: &mut Inner,
+        other: &Entry,
+        place: &Place,
+    ) -> Vec<Action<Waiter>> {
+        inner.target.removes.push((place.clone(), other.clone()));
+        let given_up = Error::new(Kind::Cancelled, "commit");
+        self.decide(inner, Event::Broke(given_up))
     }
 
     /// The store has `entry`. Ends the flight, unless attributes were set meanwhile: then these are
@@ -382,18 +467,15 @@ impl Writer {
                 return Some(inner.target.attrs.clone());
             }
             inner.progress = None;
-            inner.base = Some(Arc::new(entry.clone()));
             if here {
                 inner.failures = 0;
-                inner.target.replaces = Some(entry.clone());
-                inner.target.looked = Some(Instant::now());
-                inner.target.removes.clear();
-                inner.target.exclusive = false;
-                inner.settle_debt();
+                inner.has_now(entry);
             } else if inner.target.place == new.place {
                 // Its name was removed meanwhile: whoever did that removes it.
+                inner.base = Some(Arc::new(entry.clone()));
                 inner.target.replaces = Some(entry.clone());
             } else {
+                inner.base = Some(Arc::new(entry.clone()));
                 inner
                     .target
                     .removes
@@ -418,7 +500,11 @@ impl Writer {
     }
 
     fn broke(self: &Arc<Self>, error: Error) {
-        self.lock().progress = None;
+        {
+            let mut inner = self.lock();
+            let progress = inner.progress.take();
+            inner.doubt |= progress.is_some_and(|progress| progress.is_doubtful());
+        }
         self.step(Event::Broke(error.clone()));
         if error.kind != Kind::Cancelled
             && let Some(owner) = self.context.owner.upgrade()
@@ -463,6 +549,17 @@ impl Inner {
         }
     }
 
+    /// The store has `entry` at the target, and nothing is owed.
+    fn has_now(&mut self, entry: &Entry) {
+        self.settle_debt();
+        self.base = Some(Arc::new(entry.clone()));
+        self.target.replaces = Some(entry.clone());
+        self.target.looked = Some(now());
+        self.target.removes.clear();
+        self.target.exclusive = false;
+        self.doubt = false;
+    }
+
     /// The store has the frozen version: nothing is owed, and its file is only a cache.
     fn settle_debt(&mut self) {
         let owed = self.owed.take().map(|owed| owed.file);
@@ -476,6 +573,16 @@ impl Inner {
             frozen.to_cache();
         }
     }
+}
+
+/// Now, by the clock that tests can hold.
+fn now() -> Instant {
+    tokio::time::Instant::now().into_std()
+}
+
+/// Whether a look at a name is young enough to commit upon.
+fn is_recent(looked: Instant) -> bool {
+    tokio::time::Instant::from_std(looked).elapsed() < LOOK_AGAIN
 }
 
 fn changed(name: &str) -> Error {

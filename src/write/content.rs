@@ -205,6 +205,7 @@ impl Content {
             Lower::Nothing => {}
             Lower::Entry(entry) => {
                 let reader = Reader::new(cache.clone(), entry.clone());
+                let mut there: u64 = self.layer.owned().map(|r| r.end - r.start).sum();
                 for range in self.layer.missing() {
                     let mut at = range.start;
                     while at < range.end {
@@ -213,10 +214,13 @@ impl Content {
                         if bytes.len() as u64 != step.end - step.start {
                             return Err(Error::new(Kind::Stale, "read").at(entry.name.clone()));
                         }
-                        whole.file.write_at(&bytes, at, step.end - step.start)?;
+                        there += step.end - step.start;
+                        whole.file.charge_at_least(there)?;
+                        whole.file.write_at(&bytes, at, 0)?;
                         at = step.end;
                     }
                 }
+                whole.file.charge_exactly(there)?;
             }
             Lower::Content(lower) => {
                 // Its own completion may have failed.
@@ -251,10 +255,13 @@ impl Content {
         };
         whole.lower = Lower::Nothing;
         if Arc::ptr_eq(&whole.file, &self.file) {
+            let mut there = len(&owned);
             for range in missing {
-                self.file
-                    .copy_from(&under.file, range.clone(), range.end - range.start)?;
+                there += range.end - range.start;
+                self.file.charge_at_least(there)?;
+                self.file.copy_from(&under.file, range)?;
             }
+            self.file.charge_exactly(there)?;
             return Ok(whole);
         }
         let below = missing.last().map_or(0, |range| range.end);
@@ -267,9 +274,12 @@ impl Content {
             // What the upper layer cut off must not come back when it grew again.
             whole.file.set_len(below)?;
         }
+        let fresh = owned.iter().map(|range| under.layer.fresh(range.clone()));
+        let fresh = fresh.sum();
+        whole.file.charge(fresh)?;
         for range in owned {
-            let fresh = under.layer.fresh(range.clone());
-            whole.file.copy_from(&self.file, range, fresh)?;
+            let copied = whole.file.copy_from(&self.file, range);
+            copied.inspect_err(|_| whole.file.uncharge(fresh))?;
         }
         whole.hash.changed(first);
         whole.layer.truncate(below.min(whole.layer.size()));

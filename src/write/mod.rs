@@ -22,7 +22,6 @@ pub use commit::{Conflict, remove_stray};
 pub use record::{Class, Record};
 pub use session::{Flight, Last, Promise, Top};
 pub use spool::{Found, Spool, SpoolFile};
-pub use upload::SEQUENTIAL;
 
 use crate::error::{Error, Kind, Result};
 use crate::read::Cache;
@@ -69,8 +68,9 @@ pub trait Owner: Send + Sync + Debug {
     /// The store has this version.
     fn committed(&self, ino: u64, entry: &Entry);
     /// What was written went to `other` beside it, because somebody else's version, `theirs`, has the
-    /// name.
-    fn diverted(&self, ino: u64, theirs: &Entry, other: &Entry);
+    /// name. The owner decides what the file is from now on, and says it to `settle`, once, while
+    /// nobody can open it: so a tree's lock may be held during that call.
+    fn diverted(&self, ino: u64, theirs: &Entry, other: &Entry, settle: &mut dyn FnMut(After));
     /// Something about what is on its way changed.
     fn moved(&self);
     /// A commit failed.
@@ -79,6 +79,17 @@ pub trait Owner: Send + Sync + Debug {
     fn rested(&self, ino: u64);
     /// Nobody has it open and its name is gone.
     fn dropped(&self, ino: u64);
+}
+
+/// What a file is after somebody else's version was found under its name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum After {
+    /// Theirs: nobody has it open here.
+    Theirs,
+    /// Ours still, and what is written to it goes on: it is the one beside theirs now, at this path.
+    Ours(String),
+    /// Something with another name, or none, by now.
+    Elsewhere,
 }
 
 /// Where a file's next version goes, and with what.
@@ -142,6 +153,8 @@ struct Inner {
     /// Since when it is parked, and how many tries failed in a row.
     parked: Option<Instant>,
     failures: u32,
+    /// A request was dropped that may have put something at the target.
+    doubt: bool,
 }
 
 impl Writer {
@@ -200,6 +213,7 @@ impl Writer {
             written: None,
             parked: None,
             failures: 0,
+            doubt: false,
         };
         Arc::new(Writer {
             ino,
@@ -452,13 +466,31 @@ impl Writer {
         Ok(answer)
     }
 
-    /// The name was removed: nothing is answered for any more, an upload is given up. Until
-    /// [`Writer::landed`] it may still be committed.
-    pub fn unlinked(self: &Arc<Self>) {
+    /// The name is being removed: nothing is answered for any more, an upload is given up. Until
+    /// [`Writer::landed`] it may still be committed. Unless `patient`, a request that is upload and
+    /// commit in one is not waited for either, and what it has done is looked for.
+    pub fn unlinked(self: &Arc<Self>, patient: bool) {
         self.step(Event::Unlinked);
+        if !patient && let Some(progress) = &self.lock().progress {
+            progress.abandon();
+        }
     }
 
-    /// The name could not be removed after all: what is written is answered for again.
+    /// The name is gone for good: the bytes go with the last handle, and are owed no more.
+    pub fn removed(self: &Arc<Self>) {
+        {
+            let mut inner = self.lock();
+            let owed = inner.owed.take();
+            // A crash while somebody still has it open must not bring it back.
+            if let Some(Err(error)) = owed.map(|owed| owed.file.to_torn(&inner.target, owed.size)) {
+                log::warn!("{}: {error}", inner.target.path);
+            }
+        }
+        self.step(Event::Removed);
+    }
+
+    /// The name could not be removed after all: what is written is answered for again, what is owed is
+    /// sent.
     pub fn revived(self: &Arc<Self>) {
         self.step(Event::Revived);
     }
@@ -469,26 +501,36 @@ impl Writer {
         self.lock().session.is_gone()
     }
 
-    /// Lets go of the spool file if it is only a cache; returns whether it did.
+    /// Lets go of the spool file if it is only a cache; returns whether nothing is left here then: not
+    /// even an error that is to be told.
     pub fn shed(&self) -> bool {
         let mut inner = self.lock();
         if inner.session.is_settled() && inner.top.is_none() && !inner.session.is_open() {
             inner.frozen = None;
-            return true;
+            return !inner.session.has_untold();
         }
         false
     }
 
-    /// Waits until nothing is on its way; returns what the store has then, and where.
-    pub async fn landed(&self) -> Vec<(Place, Entry)> {
+    /// Waits until nothing is on its way; returns what the store has then, and where. Looks, if that
+    /// is not known.
+    pub async fn landed(&self) -> Result<Vec<(Place, Entry)>> {
         self.until(|inner| !inner.session.flight().is_moving())
             .await;
-        let inner = self.lock();
-        let here = inner.target.replaces.clone();
-        let here = here.map(|entry| (inner.target.place.clone(), entry));
-        here.into_iter()
-            .chain(inner.target.removes.iter().cloned())
-            .collect()
+        let (target, doubt) = {
+            let inner = self.lock();
+            (inner.target.clone(), inner.doubt)
+        };
+        let here = match doubt {
+            false => target.replaces,
+            true => match self.context.store.stat(&target.place).await {
+                Ok(entry) => Some(entry),
+                Err(error) if error.kind == Kind::NotFound => None,
+                Err(error) => return Err(error),
+            },
+        };
+        let here = here.map(|entry| (target.place, entry));
+        Ok(here.into_iter().chain(target.removes).collect())
     }
 
     /// The next version goes elsewhere; an upload under way is sent there, and what was committed under
@@ -506,21 +548,21 @@ impl Writer {
         let owed = {
             let inner = self.lock();
             inner.owed.clone().map(|owed| {
-                (
-                    owed.file,
-                    Record {
-                        size: owed.size,
-                        digests: owed.digests,
-                        ..Record::new(Class::Acknowledged, inner.target.clone())
-                    },
-                )
+                let record = Record {
+                    size: owed.size,
+                    digests: owed.digests,
+                    ..Record::new(Class::Acknowledged, inner.target.clone())
+                };
+                let stamp = owed.file.stamp();
+                (owed.file, record, stamp)
             })
         };
-        let Some((file, record)) = owed else {
+        let Some((file, record, stamp)) = owed else {
             return Ok(());
         };
-        self.blocking("note", move || file.write_record(&record, true))
-            .await
+        // Nothing to do if the store has it by now.
+        let noted = self.blocking("note", move || file.note(&record, stamp));
+        noted.await.map(|_| ())
     }
 
     /// Waits until the store has what was written, or it is known that it will not; `Busy` if a program
@@ -578,7 +620,16 @@ impl Inner {
     /// The version being written, begun if there is none. In place if nobody needs the last one.
     fn top(&mut self, context: &Context) -> Result<&mut Content> {
         let top = match self.top.take() {
-            Some(top) => top,
+            Some(top) => {
+                // Kept after a failure, perhaps: the record is of what it was.
+                if self.session.top() == Top::Same
+                    && let Err(error) = top.file.to_torn(&self.target, top.layer.size())
+                {
+                    self.top = Some(top);
+                    return Err(error);
+                }
+                top
+            }
             None => match self.frozen.take() {
                 Some(frozen) if self.session.may_overwrite() => {
                     if let Err(error) = frozen.file.to_torn(&self.target, frozen.layer.size()) {

@@ -114,11 +114,19 @@ pub(super) enum Event<W> {
     /// The store has the frozen version.
     Sent,
     /// The store has the frozen version under another name, because somebody else's has this one.
-    Diverted(Error),
+    Diverted {
+        /// What is told.
+        error: Error,
+        /// Some handle has it open: it goes on under the other name, and who opens it next under the
+        /// old one is told.
+        open: bool,
+    },
     /// Sealing, keeping or sending failed.
     Broke(Error),
-    /// The name was removed.
+    /// The name is being removed: nothing is answered for, nothing is lost yet.
     Unlinked,
+    /// The name is gone for good.
+    Removed,
     /// The name could not be removed after all.
     Revived,
     /// The name changed.
@@ -179,6 +187,9 @@ pub(super) struct Session<W> {
     open: u32,
     moved: bool,
     gone: bool,
+    removed: bool,
+    /// It was told to stop because its name was going, and the name has stayed.
+    stays: bool,
 }
 
 impl<W> Default for Session<W> {
@@ -201,6 +212,8 @@ impl<W> Default for Session<W> {
             open: 0,
             moved: false,
             gone: false,
+            removed: false,
+            stays: false,
         }
     }
 }
@@ -259,6 +272,12 @@ impl<W> Session<W> {
     #[must_use]
     pub(super) fn may_overwrite(&self) -> bool {
         self.flight == Flight::Idle && !self.debt
+    }
+
+    /// Whether there is an error that no call was answered with yet.
+    #[must_use]
+    pub(super) fn has_untold(&self) -> bool {
+        self.latched.is_some() || matches!(self.last, Last::Failed { told: false, .. })
     }
 
     /// An error that no call was answered with yet; asking tells it.
@@ -336,7 +355,10 @@ impl<W> Session<W> {
             }
             Event::Sealed if self.gone => self.end_gone(),
             Event::Sealed => self.on_sealed(),
-            Event::Kept if self.gone => self.end_gone(),
+            Event::Kept if self.gone => {
+                (self.kept, self.debt) = (true, true);
+                self.end_gone()
+            }
             Event::Kept => self.on_kept(),
             Event::Adopted => {
                 self.flight = Flight::Parked;
@@ -351,29 +373,31 @@ impl<W> Session<W> {
                 vec![Action::Send]
             }
             Event::Sent => self.on_sent(),
-            Event::Diverted(error) => self.on_diverted(error),
+            Event::Diverted { error, open } => self.on_diverted(error, open),
             Event::Broke(error) => self.on_broke(error),
             Event::Unlinked => {
                 self.gone = true;
-                (self.kept, self.debt) = (false, false);
                 let mut actions = Vec::new();
-                match self.flight {
-                    Flight::Uploading => actions.push(Action::Cancel),
-                    Flight::Parked => self.flight = Flight::Idle,
-                    Flight::Idle | Flight::Sealing | Flight::Keeping => {}
+                if self.flight == Flight::Uploading {
+                    actions.push(Action::Cancel);
                 }
                 let mut all = std::mem::take(&mut self.waiting);
                 all.append(&mut self.next);
                 if !all.is_empty() {
                     actions.push(Action::Answer(all, Ok(())));
                 }
-                actions.extend(self.rest());
                 actions
             }
-            Event::Revived => {
-                self.gone = false;
-                Vec::new()
+            Event::Removed => {
+                (self.gone, self.removed) = (true, true);
+                (self.kept, self.debt) = (false, false);
+                self.top = Top::Same;
+                if self.flight == Flight::Parked {
+                    self.flight = Flight::Idle;
+                }
+                self.rest()
             }
+            Event::Revived => self.on_revived(),
             Event::Moved => {
                 if self.flight == Flight::Uploading && !self.gone {
                     self.moved = true;
@@ -474,6 +498,7 @@ impl<W> Session<W> {
     }
 
     fn on_sent(&mut self) -> Vec<Action<W>> {
+        self.stays = false;
         if self.gone {
             // Whoever removed the name waits for this, and removes it from the store.
             return self.end_gone();
@@ -498,7 +523,8 @@ impl<W> Session<W> {
         if self.gone {
             return self.end_gone();
         }
-        if self.moved && error.kind == Kind::Cancelled {
+        let stays = std::mem::take(&mut self.stays);
+        if (self.moved || stays) && error.kind == Kind::Cancelled {
             self.moved = false;
             return vec![Action::Send];
         }
@@ -528,7 +554,24 @@ impl<W> Session<W> {
         actions
     }
 
-    fn on_diverted(&mut self, error: Error) -> Vec<Action<W>> {
+    fn on_revived(&mut self) -> Vec<Action<W>> {
+        if !self.gone || self.removed {
+            return Vec::new();
+        }
+        self.gone = false;
+        match self.flight {
+            Flight::Uploading => {
+                // It was told to stop, and is not to.
+                self.stays = true;
+                Vec::new()
+            }
+            Flight::Parked if self.deferred || (self.shy && self.open > 0) => Vec::new(),
+            Flight::Parked => self.on(Event::Go),
+            Flight::Idle | Flight::Sealing | Flight::Keeping => self.rest(),
+        }
+    }
+
+    fn on_diverted(&mut self, error: Error, open: bool) -> Vec<Action<W>> {
         if self.gone {
             return self.end_gone();
         }
@@ -537,9 +580,10 @@ impl<W> Session<W> {
         // The bytes are safe: nothing is left to keep. It is told all the same.
         let mut actions = Vec::new();
         self.last = Last::None;
-        if self.waiting.is_empty() {
-            self.latched = Some(error);
-        } else {
+        if self.waiting.is_empty() || open {
+            self.latched = Some(error.clone());
+        }
+        if !self.waiting.is_empty() {
             let waiting = std::mem::take(&mut self.waiting);
             actions.push(Action::Answer(waiting, Err(error)));
         }
@@ -547,9 +591,18 @@ impl<W> Session<W> {
         actions
     }
 
+    /// What was on its way has ended while the name is being removed. If the name stays after all it is
+    /// sent: so it waits, or counts as written.
     fn end_gone(&mut self) -> Vec<Action<W>> {
+        self.moved = false;
         self.flight = Flight::Idle;
-        (self.kept, self.debt) = (false, false);
+        if self.removed {
+            (self.kept, self.debt) = (false, false);
+        } else if self.kept {
+            self.flight = Flight::Parked;
+        } else {
+            self.top = Top::Written;
+        }
         self.rest()
     }
 
@@ -559,7 +612,7 @@ impl<W> Session<W> {
             return Vec::new();
         }
         if self.gone {
-            return if self.open > 0 {
+            return if self.open > 0 || !self.removed {
                 Vec::new()
             } else {
                 vec![Action::Drop]
@@ -596,437 +649,4 @@ impl<W> Session<W> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn say(actions: &[Action<u32>]) -> String {
-        let words: Vec<String> = actions
-            .iter()
-            .map(|action| match action {
-                Action::Seal => "seal".into(),
-                Action::Persist => "persist".into(),
-                Action::Send => "send".into(),
-                Action::Cancel => "cancel".into(),
-                Action::Answer(who, Ok(())) => format!("ok{who:?}"),
-                Action::Answer(who, Err(error)) => format!("{:?}{who:?}", error.kind),
-                Action::Later(error) => format!("later({:?})", error.kind),
-                Action::Keep(error) => format!("keep({:?})", error.kind),
-                Action::Rest => "rest".into(),
-                Action::Drop => "drop".into(),
-            })
-            .collect();
-        words.join(" ")
-    }
-
-    fn run(events: Vec<Event<u32>>) -> Vec<String> {
-        let mut session = Session::default();
-        events
-            .into_iter()
-            .map(|event| say(&session.on(event)))
-            .collect()
-    }
-
-    use Event::*;
-
-    fn broke(kind: Kind) -> Event<u32> {
-        Broke(kind.into())
-    }
-
-    #[test]
-    fn a_write_is_answered_when_the_store_has_it() {
-        let said = run(vec![
-            Opened,
-            Touched,
-            Wrote,
-            Close(1),
-            Sealed,
-            Sent,
-            Released,
-        ]);
-        assert_eq!(said, ["", "", "", "seal", "send", "ok[1]", "rest"]);
-    }
-
-    #[test]
-    fn the_first_flush_of_a_shell_publishes_nothing() {
-        let said = run(vec![
-            Opened,
-            Touched,
-            Close(1),
-            Sealed,
-            Kept,
-            Wrote,
-            Close(2),
-            Sealed,
-            Sent,
-            Released,
-        ]);
-        assert_eq!(
-            said,
-            [
-                "", "", "seal", "persist", "ok[1]", "", "seal", "send", "ok[2]", "rest"
-            ]
-        );
-    }
-
-    #[test]
-    fn a_file_that_was_only_created_is_committed_at_the_last_close() {
-        let said = run(vec![
-            Opened,
-            Touched,
-            Close(1),
-            Sealed,
-            Kept,
-            Released,
-            Sent,
-        ]);
-        assert_eq!(said, ["", "", "seal", "persist", "ok[1]", "send", "rest"]);
-    }
-
-    #[test]
-    fn a_close_of_nothing_written_costs_nothing() {
-        assert_eq!(run(vec![Opened, Close(1), Released]), ["", "ok[1]", "rest"]);
-    }
-
-    #[test]
-    fn closes_during_an_upload_share_one_next_commit() {
-        let said = run(vec![
-            Opened,
-            Wrote,
-            Close(1),
-            Wrote,
-            Close(2),
-            Sealed,
-            Wrote,
-            Close(3),
-            Sent,
-            Sealed,
-            Sent,
-        ]);
-        assert_eq!(
-            said,
-            [
-                "",
-                "",
-                "seal",
-                "",
-                "",
-                "send",
-                "",
-                "",
-                "ok[1] seal",
-                "send",
-                "ok[2, 3]"
-            ]
-        );
-    }
-
-    #[test]
-    fn a_second_close_without_a_write_waits_for_the_same_commit() {
-        let said = run(vec![Opened, Wrote, Close(1), Close(2), Sealed, Sent]);
-        assert_eq!(said, ["", "", "seal", "", "send", "ok[1, 2]"]);
-    }
-
-    #[test]
-    fn a_failure_is_told_to_every_close_and_kept_at_the_last() {
-        let said = run(vec![
-            Opened,
-            Wrote,
-            Close(1),
-            Sealed,
-            broke(Kind::Quota),
-            Close(2),
-            Released,
-        ]);
-        assert_eq!(
-            said,
-            [
-                "",
-                "",
-                "seal",
-                "send",
-                "Quota[1]",
-                "Quota[2]",
-                "keep(Quota)"
-            ]
-        );
-    }
-
-    #[test]
-    fn fsync_after_a_failure_tries_again_and_a_write_makes_a_new_version() {
-        let said = run(vec![
-            Opened,
-            Wrote,
-            Sync(1),
-            broke(Kind::Timeout),
-            Sync(2),
-            Sealed,
-            Sent,
-            Wrote,
-            Close(3),
-            Sealed,
-            Sent,
-        ]);
-        assert_eq!(
-            said,
-            [
-                "",
-                "",
-                "seal",
-                "Timeout[1]",
-                "seal",
-                "send",
-                "ok[2]",
-                "",
-                "seal",
-                "send",
-                "ok[3]"
-            ]
-        );
-    }
-
-    #[test]
-    fn an_error_that_nobody_was_told_is_told_once() {
-        let mut session: Session<u32> = Session::default();
-        for event in [Opened, Wrote, Released, Sealed, Kept, broke(Kind::Full)] {
-            session.on(event);
-        }
-        assert_eq!(session.tell().map(|e| e.kind), Some(Kind::Full));
-        assert!(session.tell().is_none());
-    }
-
-    #[test]
-    fn unlink_while_uploading_cancels_and_the_close_succeeds() {
-        let said = run(vec![
-            Opened,
-            Wrote,
-            Close(1),
-            Sealed,
-            Unlinked,
-            broke(Kind::Cancelled),
-            Released,
-        ]);
-        assert_eq!(said, ["", "", "seal", "send", "cancel ok[1]", "", "drop"]);
-    }
-
-    #[test]
-    fn a_commit_that_won_against_an_unlink_ends_the_flight() {
-        let said = run(vec![Opened, Wrote, Released, Sealed, Kept, Unlinked, Sent]);
-        assert_eq!(said, ["", "", "seal", "persist", "send", "cancel", "drop"]);
-    }
-
-    #[test]
-    fn a_rename_while_uploading_sends_again_under_the_new_name() {
-        let said = run(vec![
-            Opened,
-            Wrote,
-            Close(1),
-            Sealed,
-            Moved,
-            broke(Kind::Cancelled),
-            Sent,
-        ]);
-        assert_eq!(said, ["", "", "seal", "send", "cancel", "send", "ok[1]"]);
-        let said = run(vec![Opened, Wrote, Close(1), Sealed, Moved, Sent, Sent]);
-        assert_eq!(said, ["", "", "seal", "send", "cancel", "send", "ok[1]"]);
-    }
-
-    #[test]
-    fn pages_written_after_the_last_flush_are_kept_and_sent_at_release() {
-        let said = run(vec![
-            Opened,
-            Wrote,
-            Close(1),
-            Sealed,
-            Sent,
-            Wrote,
-            Released,
-            Sealed,
-            Kept,
-            Sent,
-        ]);
-        assert_eq!(
-            said,
-            [
-                "", "", "seal", "send", "ok[1]", "", "seal", "persist", "send", "rest"
-            ]
-        );
-    }
-
-    fn run_as(promise: Promise, deferred: bool, events: Vec<Event<u32>>) -> Vec<String> {
-        let mut session = Session {
-            promise,
-            deferred,
-            ..Session::default()
-        };
-        events
-            .into_iter()
-            .map(|event| say(&session.on(event)))
-            .collect()
-    }
-
-    #[test]
-    fn with_the_spools_promise_a_close_is_answered_when_it_is_durable() {
-        let said = run_as(
-            Promise::Spool,
-            false,
-            vec![
-                Opened,
-                Wrote,
-                Close(1),
-                Sealed,
-                Kept,
-                Close(2),
-                Released,
-                Sent,
-            ],
-        );
-        assert_eq!(
-            said,
-            ["", "", "seal", "persist", "ok[1] send", "ok[2]", "", "rest"]
-        );
-    }
-
-    #[test]
-    fn what_is_owed_is_tried_again_until_the_store_has_it() {
-        let mut session: Session<u32> = Session {
-            promise: Promise::Spool,
-            ..Session::default()
-        };
-        for event in [Opened, Wrote, Close(1), Sealed, Kept, Released] {
-            session.on(event);
-        }
-        assert_eq!(say(&session.on(broke(Kind::Quota))), "later(Quota)");
-        assert!(session.owes() && !session.is_settled());
-        assert_eq!(
-            session.tell().map(|e| e.kind),
-            Some(Kind::Quota),
-            "told at the next open"
-        );
-        assert_eq!(say(&session.on(Go)), "send");
-        assert_eq!(say(&session.on(Sent)), "rest");
-        assert!(!session.owes());
-    }
-
-    #[test]
-    fn a_later_version_supersedes_one_that_is_owed_once_it_is_durable() {
-        let said = run_as(
-            Promise::Spool,
-            false,
-            vec![
-                Opened,
-                Wrote,
-                Close(1),
-                Sealed,
-                Kept,
-                broke(Kind::Later),
-                Wrote,
-                Close(2),
-                Go,
-                Sealed,
-                Kept,
-                Sent,
-            ],
-        );
-        assert_eq!(
-            said,
-            [
-                "",
-                "",
-                "seal",
-                "persist",
-                "ok[1] send",
-                "later(Later)",
-                "",
-                "seal",
-                "",
-                "persist",
-                "ok[2] send",
-                ""
-            ]
-        );
-    }
-
-    #[test]
-    fn a_temporary_name_is_durable_but_not_sent_until_it_is_final() {
-        let mut session: Session<u32> = Session {
-            deferred: true,
-            ..Session::default()
-        };
-        let mut said = Vec::new();
-        for event in [Opened, Touched, Wrote, Close(1), Sealed, Kept, Released] {
-            said.push(say(&session.on(event)));
-        }
-        assert_eq!(said, ["", "", "", "seal", "persist", "ok[1]", ""]);
-        assert_eq!(session.flight(), Flight::Parked);
-        session.deferred = false;
-        assert_eq!(say(&session.on(Sync(2))), "send");
-        assert_eq!(say(&session.on(Sent)), "ok[2] rest");
-    }
-
-    #[test]
-    fn a_version_that_follows_an_owed_one_and_fails_is_owed() {
-        let mut session: Session<u32> = Session::default();
-        for event in [
-            Opened,
-            Wrote,
-            Released,
-            Sealed,
-            Kept,
-            broke(Kind::Timeout),
-            Opened,
-            Wrote,
-        ] {
-            session.on(event);
-        }
-        assert_eq!(say(&session.on(Close(1))), "seal");
-        assert_eq!(say(&session.on(Sealed)), "send");
-        assert_eq!(say(&session.on(broke(Kind::Quota))), "Quota[1] persist");
-        assert_eq!(say(&session.on(Kept)), "later(Quota)");
-        assert!(session.owes());
-    }
-
-    #[test]
-    fn a_final_name_is_sent_also_where_the_spool_answers() {
-        let mut session: Session<u32> = Session {
-            deferred: true,
-            promise: Promise::Spool,
-            ..Session::default()
-        };
-        for event in [Opened, Wrote, Close(1), Sealed, Kept, Released] {
-            session.on(event);
-        }
-        session.deferred = false;
-        assert_eq!(say(&session.on(Sync(2))), "ok[2] send");
-    }
-
-    #[test]
-    fn after_a_failed_write_nothing_is_published_until_it_is_cut_to_nothing() {
-        let full = || Spoilt(Kind::Full.into());
-        let said = run(vec![Opened, Wrote, full(), Close(1), Sync(2), Released]);
-        assert_eq!(said, ["", "", "", "Full[1]", "Full[2]", "keep(Full)"]);
-        let said = run(vec![
-            Opened,
-            Wrote,
-            full(),
-            Touched,
-            Wrote,
-            Close(1),
-            Sealed,
-        ]);
-        assert_eq!(said, ["", "", "", "", "", "seal", "send"]);
-    }
-
-    #[test]
-    fn what_an_earlier_process_promised_is_sent() {
-        assert_eq!(run(vec![Adopted, Go, Sent]), ["", "send", "rest"]);
-        assert_eq!(run(vec![Adopted, Unlinked]), ["", "drop"]);
-    }
-
-    #[test]
-    fn unlink_of_an_idle_file_drops_it_at_the_last_close() {
-        assert_eq!(
-            run(vec![Opened, Wrote, Unlinked, Close(1), Released]),
-            ["", "", "", "ok[1]", "drop"]
-        );
-    }
-}
+mod tests;

@@ -132,16 +132,16 @@ impl Spool {
             Err(e) if record.size > 0 => return Err(format!("no checksums: {e}")),
             Err(_) => Sums::default(),
         };
-        self.bytes.fetch_add(record.size, Ordering::Relaxed);
+        // Nobody noted how large a torn one had become.
+        let len = file.metadata().map_or(0, |data| data.len());
+        let size = record.size.max(len);
+        self.bytes.fetch_add(size, Ordering::Relaxed);
         let file = SpoolFile {
             spool: self.clone(),
             file,
             stem,
-            charged: AtomicU64::new(record.size),
-            state: Mutex::new(State {
-                class: record.class,
-                home: Home::Data,
-            }),
+            charged: AtomicU64::new(size),
+            state: Mutex::new(State::new(record.class)),
             sums: RwLock::new(sums),
         };
         Ok((Arc::new(file), record))
@@ -171,13 +171,11 @@ impl Spool {
             file,
             stem,
             charged: AtomicU64::new(0),
-            state: Mutex::new(State {
-                class: Class::Torn,
-                home: Home::Data,
-            }),
+            state: Mutex::new(State::new(Class::Torn)),
             sums: RwLock::default(),
         });
-        file.write_record(&Record::new(Class::Torn, target.clone()), false)?;
+        let record = Record::new(Class::Torn, target.clone());
+        file.write_record(&mut file.state(), &record, false)?;
         Ok(file)
     }
 }
@@ -231,10 +229,35 @@ enum Home {
     Nowhere,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 struct State {
     class: Class,
     home: Home,
+    /// How often it was begun anew, became a cache, or was let go of.
+    life: u64,
+    /// The last stamp given, and the newest whose record was written.
+    given: u64,
+    written: u64,
+}
+
+impl State {
+    fn new(class: Class) -> Self {
+        State {
+            class,
+            home: Home::Data,
+            life: 0,
+            given: 0,
+            written: 0,
+        }
+    }
+}
+
+/// When a record was drawn up. It is written only while the file is still what it says, and not over a
+/// record drawn up later.
+#[derive(Clone, Copy, Debug)]
+pub struct Stamp {
+    life: u64,
+    number: u64,
 }
 
 /// One data file. Offsets in it are offsets in the file it stands for.
@@ -246,6 +269,7 @@ pub struct SpoolFile {
     stem: PathBuf,
     /// Bytes counted against the budget.
     charged: AtomicU64,
+    /// Held while the files beside the bytes are written: one at a time.
     state: Mutex<State>,
     /// Readers share, a writer is alone: a block and its checksum change together.
     sums: RwLock<Sums>,
@@ -277,27 +301,59 @@ impl SpoolFile {
         self.state().class
     }
 
-    /// Makes bytes, checksums and record durable: from here on the promise of `record` stands.
-    pub fn promise(&self, record: &Record) -> Result<()> {
+    /// To be taken when a record is drawn up, under the lock that keeps what it says true.
+    #[must_use]
+    pub fn stamp(&self) -> Stamp {
+        let mut state = self.state();
+        state.given += 1;
+        Stamp {
+            life: state.life,
+            number: state.given,
+        }
+    }
+
+    /// Makes bytes, checksums and record durable: from here on the promise of `record` stands. `false`,
+    /// and nothing is promised, if the file is no longer what it was at `stamp`.
+    pub fn promise(&self, record: &Record, stamp: Stamp) -> Result<bool> {
         self.file
             .sync_all()
             .map_err(|e| Error::local("sync spool file", e))?;
+        let mut state = self.state();
+        if state.life != stamp.life {
+            return Ok(false);
+        }
         let sums = self
             .sums
             .read()
             .unwrap_or_else(PoisonError::into_inner)
             .to_bytes();
         self.write_beside("sums", &sums, true)?;
-        self.write_record(record, true)
+        self.write_stamped(&mut state, record, stamp)
     }
 
-    /// Writes the record anew; durable if asked.
-    pub fn write_record(&self, record: &Record, durable: bool) -> Result<()> {
-        self.to_data(record.size)?;
+    /// Makes a new record durable. `false`, and nothing is written, if the file is no longer what it was
+    /// at `stamp`.
+    pub fn note(&self, record: &Record, stamp: Stamp) -> Result<bool> {
+        self.write_stamped(&mut self.state(), record, stamp)
+    }
+
+    fn write_stamped(&self, state: &mut State, record: &Record, stamp: Stamp) -> Result<bool> {
+        if state.life != stamp.life {
+            return Ok(false);
+        }
+        if stamp.number > state.written {
+            self.write_record(state, record, true)?;
+            state.written = stamp.number;
+        }
+        Ok(true)
+    }
+
+    fn write_record(&self, state: &mut State, record: &Record, durable: bool) -> Result<()> {
+        self.to_data(state, record.size)?;
         let text = serde_json::to_vec(record)
             .map_err(|e| Error::new(Kind::Invalid, "write spool record").because(e))?;
         self.write_beside("json", &text, durable)?;
-        self.state().class = record.class;
+        state.class = record.class;
         Ok(())
     }
 
@@ -327,6 +383,7 @@ impl SpoolFile {
     pub fn to_cache(&self) {
         self.uncharge(u64::MAX);
         let mut state = self.state();
+        state.life += 1;
         if state.home == Home::Data {
             let cached = std::fs::rename(self.path(), self.stem.with_extension("cache"));
             state.home = if cached.is_ok() {
@@ -343,8 +400,7 @@ impl SpoolFile {
     }
 
     /// A cache becomes a data file again, `size` bytes of which are in use.
-    fn to_data(&self, size: u64) -> Result<()> {
-        let mut state = self.state();
+    fn to_data(&self, state: &mut State, size: u64) -> Result<()> {
         if state.home == Home::Cache {
             self.charge(size)?;
             std::fs::rename(self.stem.with_extension("cache"), self.path())
@@ -356,29 +412,29 @@ impl SpoolFile {
 
     /// It is about to be written again; `size` bytes of it are in use.
     pub fn to_torn(&self, target: &Target, size: u64) -> Result<()> {
-        let home = self.state().home;
-        if home == Home::Cache {
-            self.to_data(size)?;
-        }
-        if home == Home::Nowhere || (home == Home::Data && self.class() == Class::Torn) {
+        let mut state = self.state();
+        // What is about to be said of it will not be true.
+        state.life += 1;
+        if state.home == Home::Nowhere || (state.home == Home::Data && state.class == Class::Torn) {
             return Ok(());
         }
-        self.write_record(&Record::new(Class::Torn, target.clone()), false)
+        self.to_data(&mut state, size)?;
+        let record = Record::new(Class::Torn, target.clone());
+        self.write_record(&mut state, &record, false)
     }
 
-    /// It stays on disk, whatever it is.
+    /// It stays on disk, whatever it is, and is counted for as long as the mount lives.
     pub fn leave(&self) {
         self.state().home = Home::Nowhere;
+        self.charged.store(0, Ordering::Relaxed);
     }
 
     /// Nobody wants it any more: it leaves the disk when the last holder is gone, its name at once.
     pub fn discard(&self) {
         let mut state = self.state();
         self.remove(state.home);
-        *state = State {
-            class: Class::Torn,
-            home: Home::Nowhere,
-        };
+        state.life += 1;
+        (state.class, state.home) = (Class::Torn, Home::Nowhere);
     }
 
     fn remove(&self, home: Home) {
@@ -421,13 +477,29 @@ impl SpoolFile {
         written.map_err(|e| Error::local("write to spool", e))
     }
 
-    fn charge(&self, more: u64) -> Result<()> {
+    /// Counts `more` bytes against the budget; `Full` beyond it.
+    pub(super) fn charge(&self, more: u64) -> Result<()> {
         let before = self.spool.bytes.fetch_add(more, Ordering::Relaxed);
         if self.spool.max.is_some_and(|max| before + more > max) {
             self.spool.bytes.fetch_sub(more, Ordering::Relaxed);
             return Err(Error::new(Kind::Full, "write to spool").said(SPOOL_FULL));
         }
         self.charged.fetch_add(more, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Counts it as at least `bytes` bytes: what is brought in again after a failure counts once.
+    pub(super) fn charge_at_least(&self, bytes: u64) -> Result<()> {
+        if self.state().home == Home::Cache {
+            return Ok(());
+        }
+        self.charge(bytes.saturating_sub(self.charged.load(Ordering::Relaxed)))
+    }
+
+    /// Counts it as `bytes` bytes, all of which are in it.
+    pub(super) fn charge_exactly(&self, bytes: u64) -> Result<()> {
+        self.charge_at_least(bytes)?;
+        self.uncharge(self.charged.load(Ordering::Relaxed).saturating_sub(bytes));
         Ok(())
     }
 
@@ -509,10 +581,8 @@ impl SpoolFile {
         Ok(())
     }
 
-    /// Copies `range` from another spool file to the same place; `fresh` as in
-    /// [`SpoolFile::write_at`].
-    pub fn copy_from(&self, other: &SpoolFile, range: Range<u64>, fresh: u64) -> Result<()> {
-        self.charge(fresh)?;
+    /// Copies `range` from another spool file to the same place; what it needs was counted before.
+    pub fn copy_from(&self, other: &SpoolFile, range: Range<u64>) -> Result<()> {
         let mut at = range.start;
         while at < range.end {
             let step = at..range.end.min(at + COPY_STEP);
@@ -531,14 +601,16 @@ const SPOOL_FULL: &str = "the spool is full (spool_max)";
 
 impl Drop for SpoolFile {
     fn drop(&mut self) {
-        self.spool
-            .bytes
-            .fetch_sub(*self.charged.get_mut(), Ordering::Relaxed);
-        let state = *self.state();
+        let (class, home) = {
+            let state = self.state();
+            (state.class, state.home)
+        };
         // What was promised or refused outlives us; so does everything once the process ends.
-        let stays = state.class != Class::Torn || self.spool.frozen.load(Ordering::Acquire);
+        let stays = class != Class::Torn || self.spool.frozen.load(Ordering::Acquire);
         if !stays {
-            self.remove(state.home);
+            self.remove(home);
+            let charged = *self.charged.get_mut();
+            self.spool.bytes.fetch_sub(charged, Ordering::Relaxed);
         }
     }
 }
@@ -553,145 +625,4 @@ impl Source for SpoolFile {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::store::{Attrs, Place};
-
-    fn target(name: &str) -> Target {
-        Target {
-            place: Place {
-                dir: "".into(),
-                name: name.into(),
-            },
-            path: format!("/{name}"),
-            replaces: None,
-            looked: None,
-            removes: Vec::new(),
-            exclusive: false,
-            attrs: Attrs::default(),
-        }
-    }
-
-    fn open(dir: &tempfile::TempDir, max: Option<u64>) -> (Arc<Spool>, Found) {
-        Spool::open(&dir.path().join("spool"), max).unwrap()
-    }
-
-    #[test]
-    fn a_file_vanishes_with_its_last_holder_unless_something_was_promised() {
-        let dir = tempfile::tempdir().unwrap();
-        let (spool, _) = open(&dir, None);
-        let (a, b) = (
-            spool.create(&target("a")).unwrap(),
-            spool.create(&target("b")).unwrap(),
-        );
-        let (pa, pb) = (a.path(), b.path());
-        b.promise(&Record::new(Class::Acknowledged, target("b")))
-            .unwrap();
-        drop((a, b));
-        assert!(!pa.exists());
-        assert!(pb.exists());
-    }
-
-    #[test]
-    fn bytes_come_back_and_past_the_end_are_zeros() {
-        let dir = tempfile::tempdir().unwrap();
-        let (spool, _) = open(&dir, None);
-        let file = spool.create(&target("a")).unwrap();
-        file.write_at(b"abc", 2, 3).unwrap();
-        assert_eq!(&file.read_at(0..8).unwrap()[..], b"\0\0abc\0\0\0");
-        let other = spool.create(&target("b")).unwrap();
-        other.copy_from(&file, 1..7, 6).unwrap();
-        assert_eq!(&other.read_at(0..7).unwrap()[..], b"\0\0abc\0\0");
-    }
-
-    #[test]
-    fn beyond_the_budget_a_write_is_enospc_and_room_comes_back() {
-        let dir = tempfile::tempdir().unwrap();
-        let (spool, _) = open(&dir, Some(10));
-        let file = spool.create(&target("a")).unwrap();
-        file.write_at(&[1; 8], 0, 8).unwrap();
-        assert_eq!(file.write_at(&[1; 8], 8, 8).unwrap_err().kind, Kind::Full);
-        drop(file);
-        assert_eq!(spool.bytes(), 0);
-        spool
-            .create(&target("a"))
-            .unwrap()
-            .write_at(&[1; 10], 0, 10)
-            .unwrap();
-    }
-
-    #[test]
-    fn the_next_start_finds_what_was_promised_and_nobody_elses() {
-        let dir = tempfile::tempdir().unwrap();
-        let (spool, _) = open(&dir, None);
-        let file = spool.create(&target("a")).unwrap();
-        file.write_at(b"hello", 0, 5).unwrap();
-        let mut record = Record::new(Class::Acknowledged, target("a"));
-        record.size = 5;
-        file.promise(&record).unwrap();
-        let torn = spool.create(&target("t")).unwrap();
-        torn.write_at(b"half", 0, 4).unwrap();
-        let (_other, found) = open(&dir, None);
-        assert!(found.files.is_empty(), "it is locked");
-        spool.freeze();
-        drop((file, torn, spool));
-        let (_spool, found) = open(&dir, None);
-        let seen: Vec<_> = found
-            .files
-            .iter()
-            .map(|(_, r)| (r.target.path.as_str(), r.class))
-            .collect();
-        assert!(seen.contains(&("/a", Class::Acknowledged)), "{seen:?}");
-        assert!(seen.contains(&("/t", Class::Torn)), "{seen:?}");
-        let (file, _) = found
-            .files
-            .iter()
-            .find(|(_, r)| r.target.path == "/a")
-            .unwrap();
-        assert_eq!(&file.read_at(0..5).unwrap()[..], b"hello");
-    }
-
-    #[test]
-    fn what_cannot_be_understood_is_kept_and_told() {
-        let dir = tempfile::tempdir().unwrap();
-        let (spool, _) = open(&dir, None);
-        let folder = spool.dir.clone();
-        drop(spool);
-        std::fs::write(folder.join("7.data"), b"?").unwrap();
-        std::fs::write(folder.join("8.data"), b"?").unwrap();
-        std::fs::write(folder.join("8.json"), b"{\"format\":").unwrap();
-        let (spool, found) = open(&dir, None);
-        assert_eq!(
-            (found.files.len(), found.odd.len()),
-            (0, 2),
-            "{:?}",
-            found.odd
-        );
-        assert!(folder.join("7.data").exists() && folder.join("8.json").exists());
-        let new = spool.create(&target("a")).unwrap();
-        assert_eq!(new.id(), "9", "numbers are not used twice");
-    }
-
-    #[test]
-    fn bytes_that_rotted_on_the_disk_are_noticed() {
-        let dir = tempfile::tempdir().unwrap();
-        let (spool, _) = open(&dir, None);
-        let file = spool.create(&target("a")).unwrap();
-        file.write_at(&[7; 200_000], 0, 200_000).unwrap();
-        std::fs::OpenOptions::new()
-            .write(true)
-            .open(file.path())
-            .unwrap()
-            .write_all_at(&[8], 150_000)
-            .unwrap();
-        assert!(file.read_at(0..131_072).is_ok());
-        assert_eq!(
-            file.read_at(140_000..141_000).unwrap_err().kind,
-            Kind::Mismatch
-        );
-        assert_eq!(
-            file.write_at(&[1], 160_000, 0).unwrap_err().kind,
-            Kind::Mismatch
-        );
-    }
-}
+mod tests;

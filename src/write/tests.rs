@@ -10,7 +10,9 @@ struct Nobody;
 
 impl Owner for Nobody {
     fn committed(&self, _: u64, _: &Entry) {}
-    fn diverted(&self, _: u64, _: &Entry, _: &Entry) {}
+    fn diverted(&self, _: u64, _: &Entry, _: &Entry, settle: &mut dyn FnMut(After)) {
+        settle(After::Theirs);
+    }
     fn failed(&self, _: u64, _: &Error) {}
     fn moved(&self) {}
     fn rested(&self, _: u64) {}
@@ -299,12 +301,12 @@ async fn unlink_during_a_commit_learns_what_the_store_has() {
     while bench.store.count("finish") == 0 {
         tokio::task::yield_now().await;
     }
-    bench.writer.unlinked();
+    bench.writer.unlinked(true);
     done(answer).await.unwrap();
     gate.add_permits(1);
     bench.writer.released();
     // The commit could not be stopped any more: whoever unlinks learns what there is to remove.
-    let entry = bench.writer.landed().await.pop().unwrap().1;
+    let entry = bench.writer.landed().await.unwrap().pop().unwrap().1;
     assert_eq!(bench.store.content("f").unwrap().len() as u64, entry.size);
 }
 
@@ -352,4 +354,240 @@ async fn attributes_set_during_an_upload_are_set_after_it() {
         name: "f".into(),
     };
     assert_eq!(bench.store.stat(&place).await.unwrap().attrs, attrs);
+}
+
+#[tokio::test]
+async fn an_upload_whose_parts_get_smaller_starts_over_as_often_as_that_takes() {
+    let bench = bench(None).await;
+    bench.store.part.store(4096, Ordering::Relaxed);
+    bench.store.part_max.store(50, Ordering::Relaxed);
+    bench.writer.write(0, &[9; 5000]).unwrap();
+    done(bench.writer.close()).await.unwrap();
+    assert_eq!(bench.store.content("f").unwrap(), vec![9; 5000]);
+    assert_eq!(bench.store.count("start"), 8);
+}
+
+#[tokio::test]
+async fn an_upload_that_is_void_again_and_again_is_given_up() {
+    let bench = bench(None).await;
+    for _ in 0..50 {
+        let fault = Fault {
+            op: "part",
+            kind: Kind::Restart,
+            done: false,
+        };
+        bench.store.faults.lock().unwrap().push_back(fault);
+    }
+    bench.writer.write(0, &[9; 200]).unwrap();
+    let told = done(bench.writer.close()).await;
+    assert_eq!(told.unwrap_err().kind, Kind::Restart);
+    assert!(bench.store.count("start") <= 5);
+    assert_eq!(bench.store.count("abort"), bench.store.count("start"));
+}
+
+async fn asked(bench: &Bench, op: &str, times: usize) {
+    while bench.store.count(op) < times {
+        tokio::task::yield_now().await;
+    }
+}
+
+fn gate(bench: &Bench, op: &'static str) -> Arc<Semaphore> {
+    let gate = Arc::new(Semaphore::new(0));
+    *bench.store.gate.lock().unwrap() = Some((op, gate.clone()));
+    gate
+}
+
+/// Begins to send 100 bytes to `f`, which has `old`; somebody else stores theirs while an hour goes by.
+async fn overtaken(change: impl FnOnce(&mut Context, &mut Target)) -> (Bench, Result<()>) {
+    let old: &[u8] = b"old";
+    let mut bench = bench(Some(old)).await;
+    let context = context_with(&bench.store, &bench._dir, change, &bench.writer.target());
+    bench.writer = context;
+    bench.writer.opened();
+    let gate = gate(&bench, "part");
+    bench.writer.write(0, &[1; 100]).unwrap();
+    let answer = bench.writer.close();
+    asked(&bench, "part", 3).await;
+    bench.store.plant("f", b"theirs");
+    tokio::time::advance(Duration::from_secs(3600)).await;
+    gate.add_permits(100);
+    let told = done(answer).await;
+    (bench, told)
+}
+
+fn context_with(
+    store: &Arc<Memory>,
+    dir: &tempfile::TempDir,
+    change: impl FnOnce(&mut Context, &mut Target),
+    target: &Target,
+) -> Arc<Writer> {
+    let mut context = Arc::into_inner(context(store, dir)).unwrap();
+    let mut target = target.clone();
+    change(&mut context, &mut target);
+    let base = target.replaces.clone().map(Arc::new);
+    Writer::new(8, Arc::new(context), target, base)
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_somebody_stores_during_a_long_upload_is_not_overwritten() {
+    let (bench, told) = overtaken(|_, _| {}).await;
+    assert_eq!(told.unwrap_err().kind, Kind::Conflict);
+    assert_eq!(bench.store.content("f").unwrap(), "theirs");
+    let beside = bench.store.paths().pop().unwrap();
+    assert!(beside.starts_with("f.conflict-"), "{beside}");
+    assert_eq!(bench.store.content(&beside).unwrap(), vec![1; 100]);
+    assert_eq!(
+        bench.store.count("abort"),
+        1,
+        "the first upload is given up"
+    );
+    assert_eq!(bench.store.count("finish"), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_conflict_found_after_the_upload_is_settled_as_the_settings_say() {
+    let (bench, told) = overtaken(|context, _| context.conflict = Conflict::Fail).await;
+    assert_eq!(told.unwrap_err().kind, Kind::Conflict);
+    assert_eq!(bench.store.paths(), ["f"]);
+    assert_eq!(bench.store.content("f").unwrap(), "theirs");
+    let (bench, told) = overtaken(|context, _| context.conflict = Conflict::Overwrite).await;
+    told.unwrap();
+    assert_eq!(bench.store.content("f").unwrap(), vec![1; 100]);
+    assert_eq!(bench.store.count("start"), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_name_that_must_be_new_and_is_taken_during_the_upload_is_eexist() {
+    let (bench, told) = overtaken(|_, target| {
+        target.replaces = None;
+        target.exclusive = true;
+    })
+    .await;
+    assert_eq!(told.unwrap_err().kind, Kind::Exists);
+    assert_eq!(bench.store.content("f").unwrap(), "theirs");
+}
+
+#[tokio::test]
+async fn a_short_upload_is_not_looked_at_twice() {
+    let bench = bench(Some(b"old")).await;
+    let before = bench.store.count("stat");
+    bench.writer.write(0, &[1; 100]).unwrap();
+    done(bench.writer.close()).await.unwrap();
+    assert_eq!(bench.store.count("stat"), before);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_name_that_must_be_new_is_taken_even_by_the_same_bytes() {
+    let bench = bench(None).await;
+    bench.store.plant("f", b"");
+    bench.writer.lock().target.exclusive = true;
+    tokio::time::advance(Duration::from_secs(60)).await;
+    bench.writer.touched().unwrap();
+    let told = done(bench.writer.force().unwrap()).await;
+    assert_eq!(told.unwrap_err().kind, Kind::Exists);
+}
+
+#[tokio::test]
+async fn unlink_does_not_wait_for_a_request_that_does_not_answer() {
+    for arrived in [false, true] {
+        let bench = bench(None).await;
+        let _never = gate(&bench, "put");
+        bench.writer.write(0, b"hello").unwrap();
+        let answer = bench.writer.close();
+        asked(&bench, "put", 1).await;
+        bench.writer.unlinked(false);
+        done(answer).await.unwrap();
+        if arrived {
+            bench.store.plant("f", b"hello");
+        }
+        let left = bench.writer.landed().await.unwrap();
+        let names: Vec<_> = left.iter().map(|(place, _)| &*place.name).collect();
+        assert_eq!(names, if arrived { vec!["f"] } else { vec![] });
+        assert_eq!(bench.store.count("stat"), 1, "its outcome is looked for");
+    }
+}
+
+#[tokio::test]
+async fn a_rename_waits_for_a_request_that_is_a_commit_by_itself() {
+    let bench = bench(None).await;
+    let gate = gate(&bench, "put");
+    bench.writer.write(0, b"hello").unwrap();
+    let answer = bench.writer.close();
+    asked(&bench, "put", 1).await;
+    let moving = bench
+        .writer
+        .retarget(|target| target.place.name = "g".into());
+    let (moved, ()) = tokio::join!(moving, async { gate.add_permits(2) });
+    moved.unwrap();
+    done(answer).await.unwrap();
+    assert_eq!(bench.store.paths(), ["g"]);
+}
+
+#[tokio::test]
+async fn what_is_completed_again_after_a_failure_is_counted_once() {
+    let old = [7; 200];
+    let bench = bench(Some(&old)).await;
+    bench.writer.write(0, b"new").unwrap();
+    for _ in 0..2 {
+        // What it brought in stays in the file, even if nothing comes of it.
+        let content = bench.writer.lock().newest().cloned().unwrap();
+        content.complete(&bench.writer.context.cache).await.unwrap();
+        assert_eq!(bench.writer.context.spool.bytes(), 200);
+    }
+}
+
+#[tokio::test]
+async fn what_is_kept_for_a_failure_is_not_said_of_bytes_written_since() {
+    let bench = bench(None).await;
+    let fault = Fault {
+        op: "put",
+        kind: Kind::Quota,
+        done: false,
+    };
+    bench.store.faults.lock().unwrap().push_back(fault);
+    bench.writer.write(0, b"hello").unwrap();
+    assert!(done(bench.writer.close()).await.is_err());
+    let (file, stamp) = {
+        let inner = bench.writer.lock();
+        let file = inner.frozen.as_ref().unwrap().file.clone();
+        let stamp = file.stamp();
+        (file, stamp)
+    };
+    // The last close asks for it to be kept; a program opens it and writes in place before that is done.
+    bench.writer.write(5, b" world").unwrap();
+    let record = Record::new(Class::Refused, bench.writer.target());
+    assert!(!file.promise(&record, stamp).unwrap());
+    assert_eq!(file.class(), Class::Torn);
+}
+
+#[tokio::test]
+async fn what_is_about_to_be_replaced_is_waited_for() {
+    let bench = bench(None).await;
+    let gate = gate(&bench, "put");
+    bench.writer.write(0, b"hello").unwrap();
+    let answer = bench.writer.close();
+    asked(&bench, "put", 1).await;
+    bench.writer.unlinked(true);
+    done(answer).await.unwrap();
+    let (left, ()) = tokio::join!(bench.writer.landed(), async { gate.add_permits(1) });
+    assert_eq!(left.unwrap().len(), 1);
+    assert_eq!(bench.store.content("f").unwrap(), "hello");
+}
+
+#[tokio::test]
+async fn a_request_whose_outcome_is_unknown_is_looked_for_before_the_next() {
+    let bench = bench(None).await;
+    bench.writer.lock().target.exclusive = true;
+    let gate = gate(&bench, "put");
+    bench.writer.write(0, b"hello").unwrap();
+    let answer = bench.writer.close();
+    asked(&bench, "put", 1).await;
+    bench.writer.unlinked(false);
+    done(answer).await.unwrap();
+    bench.store.plant("f", b"hello");
+    bench.writer.landed().await.unwrap();
+    gate.add_permits(9);
+    bench.writer.revived();
+    done(bench.writer.sync()).await.unwrap();
+    assert_eq!(bench.store.count("put"), 1, "it turned out to be there");
 }

@@ -6,15 +6,17 @@
 use crate::error::{Error, Kind, Result};
 use crate::store::{Entry, New, Part, Receipt, Source, Store, Upload};
 use futures_util::StreamExt;
+use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use tokio::sync::Notify;
 
-/// How often an upload that the store declared void is begun anew.
+/// How often an upload that the store declared void is begun anew in the same way.
 const RESTARTS: u32 = 3;
 
-/// The key in [`Upload::extra`] by which a store asks for one part at a time.
-pub const SEQUENTIAL: &str = "sequential";
+/// How often at all: a new start in another way (smaller parts, one at a time) does not count above. A
+/// store that halves its parts from the largest to the smallest that make sense needs about ten.
+const RESTARTS_IN_ALL: u32 = 20;
 
 /// What can be seen of, and told to, an upload from outside.
 #[derive(Debug, Default)]
@@ -22,14 +24,28 @@ pub(super) struct Progress {
     /// Bytes that the store has acknowledged.
     pub(super) sent: AtomicU64,
     cancelled: AtomicBool,
+    abandoned: AtomicBool,
+    doubtful: AtomicBool,
     wake: Notify,
 }
 
 impl Progress {
-    /// Asks to stop; without effect once the commit has begun.
+    /// Asks to stop; without effect once the commit has begun, or on a request that is a commit.
     pub(super) fn cancel(&self) {
         self.cancelled.store(true, Ordering::Release);
         self.wake.notify_waiters();
+    }
+
+    /// Asks to stop at once: also a request that is upload and commit in one is not waited for. What
+    /// that has done is [doubtful](Progress::is_doubtful) then.
+    pub(super) fn abandon(&self) {
+        self.abandoned.store(true, Ordering::Release);
+        self.cancel();
+    }
+
+    /// Whether a request was dropped that may have stored the content all the same.
+    pub(super) fn is_doubtful(&self) -> bool {
+        self.doubtful.load(Ordering::Acquire)
     }
 
     fn check(&self) -> Result<()> {
@@ -39,33 +55,71 @@ impl Progress {
         Ok(())
     }
 
-    async fn cancelled(&self) {
+    /// Returns when work is to be stopped that is (`commits`), or is not, a commit by itself.
+    async fn stopped(&self, commits: bool) {
+        let asked = if commits {
+            &self.abandoned
+        } else {
+            &self.cancelled
+        };
         loop {
             let wake = self.wake.notified();
-            if self.cancelled.load(Ordering::Acquire) {
+            if asked.load(Ordering::Acquire) {
                 return;
             }
             wake.await;
         }
     }
+
+    /// What a request that was a commit by itself ends with when it was abandoned.
+    fn dropped(&self) -> Error {
+        self.doubtful.store(true, Ordering::Release);
+        Error::new(Kind::Cancelled, "upload").said("its outcome is unknown")
+    }
 }
 
-/// Sends `source` as `new` and returns the entry that the store has then, size and digests compared.
-pub(super) async fn send(
-    store: &dyn Store,
-    new: &New,
-    source: &dyn Source,
-    uploads: usize,
-    progress: &Progress,
-) -> Result<Entry> {
+/// How an upload ended that did not fail.
+#[derive(Debug)]
+pub(super) enum Sent {
+    /// The store has it.
+    Stored(Entry),
+    /// Nothing was committed: the last look found this version of somebody else.
+    Theirs(Entry),
+}
+
+/// The last look before a commit: somebody else's version, if there is one that must not be replaced.
+pub(super) type LastLook<'a> = dyn Fn() -> BoxFuture<'a, Result<Option<Entry>>> + Send + Sync + 'a;
+
+/// One content and where it goes.
+pub(super) struct Load<'a> {
+    pub(super) store: &'a dyn Store,
+    pub(super) new: &'a New,
+    pub(super) source: &'a dyn Source,
+    /// Parts in flight.
+    pub(super) uploads: usize,
+    pub(super) last_look: &'a LastLook<'a>,
+}
+
+/// Sends a content; the entry that the store has then is compared with it, size and digests.
+pub(super) async fn send(load: &Load<'_>, progress: &Progress) -> Result<Sent> {
+    let Load {
+        store, new, source, ..
+    } = *load;
     if store.caps().size_max.is_some_and(|max| new.size > max) {
         return Err(Error::new(Kind::TooLarge, "upload"));
     }
     progress.check()?;
     let entry = if new.size <= store.caps().one_shot_max {
-        store.put(new, source).await?
+        tokio::select! {
+            biased;
+            () = progress.stopped(true) => return Err(progress.dropped()),
+            stored = store.put(new, source) => stored?,
+        }
     } else {
-        in_parts(store, new, source, uploads, progress).await?
+        match in_parts(load, progress).await? {
+            Sent::Stored(entry) => entry,
+            theirs => return Ok(theirs),
+        }
     };
     progress.sent.store(new.size, Ordering::Relaxed);
     if entry.size != new.size || new.digests.agree(&entry.digests) == Some(false) {
@@ -74,43 +128,59 @@ pub(super) async fn send(
             new.size, entry.size
         )));
     }
-    Ok(entry)
+    Ok(Sent::Stored(entry))
 }
 
-async fn in_parts(
-    store: &dyn Store,
-    new: &New,
-    source: &dyn Source,
-    uploads: usize,
-    progress: &Progress,
-) -> Result<Entry> {
-    let mut tries = 0;
+async fn in_parts(load: &Load<'_>, progress: &Progress) -> Result<Sent> {
+    let (store, new) = (load.store, load.new);
+    let (mut tries, mut in_all) = (0, 0);
+    let mut void: Option<(Upload, Error)> = None;
     loop {
         progress.sent.store(0, Ordering::Relaxed);
         let up = store.start(new).await?;
-        let error = match once(store, &up, new, source, uploads, progress).await {
-            Ok(entry) => return Ok(entry),
-            Err(error) => error,
-        };
-        if let Err(error) = store.abort(&up, new).await {
-            log::debug!("abort of upload {}: {error}", up.id);
+        if let Some((before, error)) = void.take() {
+            tries += u32::from(!goes_another_way(&before, &up));
+            in_all += 1;
+            if tries > RESTARTS || in_all > RESTARTS_IN_ALL {
+                abort(store, &up, new).await;
+                return Err(error);
+            }
+            log::warn!("upload of {} starts over: {error}", new.place.name);
         }
-        tries += 1;
-        if error.kind != Kind::Restart || tries > RESTARTS {
-            return Err(error);
+        match once(load, &up, progress).await {
+            Ok(Sent::Theirs(theirs)) => {
+                abort(store, &up, new).await;
+                return Ok(Sent::Theirs(theirs));
+            }
+            Ok(stored) => return Ok(stored),
+            Err(error) => {
+                abort(store, &up, new).await;
+                if error.kind != Kind::Restart {
+                    return Err(error);
+                }
+                void = Some((up, error));
+            }
         }
-        log::warn!("upload of {} starts over: {error}", new.place.name);
     }
 }
 
-async fn once(
-    store: &dyn Store,
-    up: &Upload,
-    new: &New,
-    source: &dyn Source,
-    uploads: usize,
-    progress: &Progress,
-) -> Result<Entry> {
+async fn abort(store: &dyn Store, up: &Upload, new: &New) {
+    if let Err(error) = store.abort(up, new).await {
+        log::debug!("abort of upload {}: {error}", up.id);
+    }
+}
+
+/// Whether the store has learned something from the upload `before` that was void.
+fn goes_another_way(before: &Upload, now: &Upload) -> bool {
+    now.cut.first < before.cut.first
+        || (now.sequential && !before.sequential)
+        || (now.whole && !before.whole)
+}
+
+async fn once(load: &Load<'_>, up: &Upload, progress: &Progress) -> Result<Sent> {
+    let Load {
+        store, new, source, ..
+    } = *load;
     let caps = store.caps();
     let mut parts = up.cut.parts(new.size);
     if parts.len() > caps.parts_max as usize {
@@ -121,8 +191,13 @@ async fn once(
     } else {
         None
     };
-    let alone = !caps.parallel_parts || up.extra.contains_key(SEQUENTIAL);
-    let width = if alone { 1 } else { uploads.max(1) };
+    let alone = !caps.parallel_parts || up.sequential;
+    let width = if alone { 1 } else { load.uploads.max(1) };
+    if up.whole
+        && let Some(theirs) = (load.last_look)().await?
+    {
+        return Ok(Sent::Theirs(theirs));
+    }
     let mut receipts: Vec<Receipt> = Vec::with_capacity(parts.len());
     let mut flying = FuturesUnordered::new();
     let mut waiting = parts.iter();
@@ -134,7 +209,13 @@ async fn once(
         }
         tokio::select! {
             biased;
-            () = progress.cancelled() => progress.check()?,
+            () = progress.stopped(up.whole) => {
+                return Err(if up.whole {
+                    progress.dropped()
+                } else {
+                    Error::new(Kind::Cancelled, "upload")
+                });
+            }
             done = flying.next() => match done {
                 None => break,
                 Some(receipt) => {
@@ -148,9 +229,14 @@ async fn once(
     }
     drop(flying);
     receipts.sort_by_key(|receipt| receipt.part.index);
-    // From here on it cannot be cancelled: the store may have it whatever we do.
-    progress.check()?;
-    store
-        .finish(up, new, &receipts, tail.as_ref().map(|part| (part, source)))
-        .await
+    if !up.whole {
+        if let Some(theirs) = (load.last_look)().await? {
+            return Ok(Sent::Theirs(theirs));
+        }
+        // From here on it cannot be cancelled: the store may have it whatever we do.
+        progress.check()?;
+    }
+    let tail = tail.as_ref().map(|part| (part, source));
+    let stored = store.finish(up, new, &receipts, tail).await?;
+    Ok(Sent::Stored(stored))
 }

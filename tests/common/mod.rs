@@ -101,7 +101,7 @@ pub async fn store(store: &Arc<dyn Store>, new: &New, content: &Bytes) -> Result
     loop {
         rounds += 1;
         let up = store.start(new).await?;
-        let parallel = store.caps().parallel_parts && !up.extra.contains_key("sequential");
+        let parallel = store.caps().parallel_parts && !up.sequential;
         let parts = up.cut.parts(new.size);
         let tail = store.caps().tail_in_finish.then(|| parts.last()).flatten();
         let numbered: &[Part] = match tail {

@@ -15,12 +15,6 @@ const PART_MIN: u64 = 256 * 1024;
 /// Largest content that goes in one request where parts are refused, in bytes.
 const WHOLE_MAX: u64 = (1 << 31) - 1;
 
-/// `Upload::extra`: parts must be sent one at a time.
-const SEQUENTIAL: &str = "sequential";
-
-/// `Upload::extra`: one part, which is the whole content in one request.
-const WHOLE: &str = "whole";
-
 /// What this process knows of its uploads and of the server's ways.
 #[derive(Debug)]
 pub(super) struct Memory {
@@ -185,7 +179,7 @@ impl ProGet {
                 0 => Body::Empty,
                 size => Body::of(source, 0..size),
             };
-            ask.answer_within = Some(thinking_time(new.size));
+            ask.answer_within = Some(storing_time(self.config.http.stall_timeout, new.size));
             let answer = match self.send(&ask).await {
                 Ok(answer) if answer.is_success() => {
                     answer.drain().await;
@@ -302,19 +296,14 @@ impl ProGet {
                 Look::Is(_) => {}
             }
         }
-        let mut extra = BTreeMap::new();
-        let mut cut = Cut::every(self.uploads.part_size.load(Ordering::Relaxed));
-        if self.goes_whole(new) {
-            cut = Cut::every(new.size);
-            extra.insert(WHOLE.to_owned(), "1".to_owned());
-        }
-        if self.is_sequential() {
-            extra.insert(SEQUENTIAL.to_owned(), "1".to_owned());
-        }
+        let whole = self.goes_whole(new);
+        let part_size = self.uploads.part_size.load(Ordering::Relaxed);
         Ok(Upload {
             id: uuid::Uuid::new_v4().simple().to_string(),
-            cut,
-            extra,
+            cut: Cut::every(if whole { new.size } else { part_size }),
+            sequential: self.is_sequential(),
+            whole,
+            extra: BTreeMap::new(),
         })
     }
 
@@ -331,7 +320,7 @@ impl ProGet {
             part: part.clone(),
             token: String::new(),
         };
-        if up.extra.contains_key(WHOLE) {
+        if up.whole {
             return self
                 .send_whole_as_part(new, source, &path)
                 .await
@@ -457,7 +446,7 @@ impl ProGet {
     pub(super) async fn complete(&self, up: &Upload, new: &New) -> Result<Entry> {
         const OP: &str = "commit upload";
         let path = path_of(new);
-        if up.extra.contains_key(WHOLE) {
+        if up.whole {
             return self.confirm(new, &path).await;
         }
         let sent_before = self.uploads.attempt(&up.id, |a| a.commit_sent);
@@ -483,7 +472,7 @@ impl ProGet {
             let mut ask = self.ask(Method::POST, "content", &path, &query, OP)?;
             ask.content_type = Some(content_type(new));
             ask.body = Body::Empty;
-            ask.answer_within = Some(thinking_time(new.size));
+            ask.answer_within = Some(assembling_time(self.config.http.stall_timeout, new.size));
             let (error, void) = match self.send(&ask).await {
                 Ok(answer) if answer.is_success() => {
                     answer.drain().await;
@@ -586,10 +575,16 @@ impl ProGet {
     }
 }
 
-/// How long the server may assemble and hash `size` bytes: a minute and a second per 20 MB
-/// (section 8).
-fn thinking_time(size: u64) -> Duration {
-    Duration::from_secs(60 + size / 20_000_000)
+/// How long the server may be silent once it has all of a content that went in one request: it only has
+/// to put it away, which is a matter of the disk's speed (20 MB a second at least).
+fn storing_time(stall: Duration, size: u64) -> Duration {
+    stall + Duration::from_secs(size / 20_000_000)
+}
+
+/// How long the server may be silent while it assembles and hashes `size` bytes: twice what a silent line
+/// is given (with the default a minute) and a second per 20 MB (section 8).
+fn assembling_time(stall: Duration, size: u64) -> Duration {
+    stall * 2 + Duration::from_secs(size / 20_000_000)
 }
 
 /// A 404 or 405 that no known cause explains is not the file's absence.
@@ -600,5 +595,19 @@ fn strange(error: Error) -> Error {
             ..error
         },
         _ => error,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn how_long_an_answer_is_waited_for_follows_the_settings_and_the_size() {
+        let s = Duration::from_secs;
+        assert_eq!(storing_time(s(1), 1000), s(1));
+        assert_eq!(storing_time(s(30), 2_000_000_000), s(130));
+        assert_eq!(assembling_time(s(1), 1000), s(2));
+        assert_eq!(assembling_time(s(30), 2_000_000_000), s(160));
     }
 }

@@ -304,3 +304,163 @@ async fn a_write_refused_while_the_mount_ends_publishes_nothing() {
     settle(&bench).await;
     assert_eq!(bench.store.content("f").unwrap(), "old");
 }
+
+/// Opens `f` for `how` and writes over it; somebody else stores theirs; `during` happens while ours is on
+/// its way beside it.
+async fn conflict(during: impl AsyncFnOnce(&Bench, u64)) -> (Bench, u64) {
+    let bench = bench().await;
+    bench.store.plant("f", b"old");
+    let ino = walk(&bench.vfs, "f").await.unwrap();
+    let open = bench.vfs.open(ino, WRITE).await.unwrap();
+    bench.vfs.write(open.fh, 0, &[1; 100]).unwrap();
+    bench.store.plant("f", b"theirs");
+    let writer = bench.vfs.writer(ino).unwrap();
+    writer
+        .retarget(|target| target.looked = None)
+        .await
+        .unwrap();
+    let gate = Arc::new(Semaphore::new(0));
+    *bench.store.gate.lock().unwrap() = Some(("finish", gate.clone()));
+    let (told, ()) = tokio::join!(bench.vfs.flush(open.fh), async {
+        while bench.store.count("finish") == 0 {
+            tokio::task::yield_now().await;
+        }
+        during(&bench, open.fh).await;
+        gate.add_permits(100);
+    });
+    assert_eq!(told.unwrap_err().errno(), libc::ESTALE);
+    (bench, open.fh)
+}
+
+/// The name beside `f`, and the bytes there.
+fn beside(bench: &Bench) -> Vec<(String, Bytes)> {
+    let paths = bench.store.paths().into_iter();
+    let paths = paths.filter(|path| path.starts_with("f.conflict-"));
+    paths
+        .map(|path| (path.clone(), bench.store.content(&path).unwrap()))
+        .collect()
+}
+
+#[tokio::test]
+async fn who_has_a_file_open_goes_on_with_ours_and_the_name_shows_theirs() {
+    let (bench, fh) = conflict(async |_, _| {}).await;
+    assert_eq!(bench.vfs.read(fh, 0, 1000).await.unwrap(), vec![1; 100]);
+    let theirs = walk(&bench.vfs, "f").await.unwrap();
+    assert_eq!(read_file(&bench.vfs, theirs).await.unwrap(), "theirs");
+    let (name, _) = beside(&bench).pop().unwrap();
+    let ours = walk(&bench.vfs, &name).await.unwrap();
+    let told = bench.vfs.open(ours, READ).await.unwrap_err().errno();
+    assert_eq!(told, libc::ESTALE, "who still takes it for f looks again");
+    assert_eq!(read_file(&bench.vfs, ours).await.unwrap(), vec![1; 100]);
+    bench.vfs.write(fh, 0, b"more").unwrap();
+    close(&bench.vfs, fh).await.unwrap();
+    assert_eq!(bench.store.content("f").unwrap(), "theirs");
+    assert_eq!(&beside(&bench)[0].1[..5], b"more\x01");
+}
+
+#[tokio::test]
+async fn a_reader_of_a_file_that_was_diverted_goes_on_reading_ours() {
+    let reader = std::sync::Mutex::new(0);
+    let (bench, fh) = conflict(async |bench, _| {
+        let ino = walk(&bench.vfs, "f").await.unwrap();
+        *reader.lock().unwrap() = bench.vfs.open(ino, READ).await.unwrap().fh;
+    })
+    .await;
+    close(&bench.vfs, fh).await.unwrap();
+    bench.vfs.shed_all();
+    let reader = *reader.lock().unwrap();
+    assert_eq!(bench.vfs.read(reader, 0, 1000).await.unwrap(), vec![1; 100]);
+    close(&bench.vfs, reader).await.unwrap();
+}
+
+#[tokio::test]
+async fn what_is_written_on_after_a_conflict_does_not_overwrite_theirs() {
+    let (bench, fh) = conflict(async |bench, fh| {
+        bench.vfs.write(fh, 100, b"and on").unwrap();
+    })
+    .await;
+    close(&bench.vfs, fh).await.unwrap();
+    settle(&bench).await;
+    assert_eq!(bench.store.content("f").unwrap(), "theirs");
+    let ours = beside(&bench);
+    assert_eq!(ours.len(), 1, "one file goes on, not one for each close");
+    assert_eq!(ours[0].1, [&[1; 100][..], b"and on"].concat());
+}
+
+#[tokio::test]
+async fn an_error_that_was_not_told_outlives_the_cache() {
+    let (store, vfs, _) = crash_with_a_debt(|store| store.plant("f", b"theirs")).await;
+    vfs.landed().await;
+    vfs.shed_all();
+    let ino = walk(&vfs, "f").await.unwrap();
+    let told = vfs.open(ino, READ).await.unwrap_err().errno();
+    assert_eq!(told, libc::ESTALE);
+    assert_eq!(store.content("f").unwrap(), "theirs");
+}
+
+/// A file that is owed and queued, over an older version on the store.
+async fn owed() -> (Bench, u64) {
+    let bench = bench_with(Memory::new(), |options| {
+        options.commit = Promise::Spool;
+        options.temp_names = temp(&["f"]);
+    })
+    .await;
+    bench.store.plant("f", b"old");
+    let ino = walk(&bench.vfs, "f").await.unwrap();
+    let open = bench.vfs.open(ino, TRUNC).await.unwrap();
+    bench.vfs.write(open.fh, 0, b"owed").unwrap();
+    close(&bench.vfs, open.fh).await.unwrap();
+    assert!(bench.vfs.writer(ino).unwrap().owes());
+    (bench, ino)
+}
+
+#[tokio::test]
+async fn what_is_owed_is_dropped_only_when_the_name_is_gone_from_the_store() {
+    let (bench, ino) = owed().await;
+    let fault = Fault {
+        op: "remove",
+        kind: Kind::Denied,
+        done: false,
+    };
+    bench.store.faults.lock().unwrap().push_back(fault);
+    let refused = bench.vfs.unlink(ROOT, "f").await.unwrap_err();
+    assert_eq!(refused.kind, Kind::Denied);
+    assert_eq!(read_file(&bench.vfs, ino).await.unwrap(), "owed");
+    bench.vfs.drain(Duration::from_secs(600)).await;
+    assert_eq!(bench.store.content("f").unwrap(), "owed");
+}
+
+#[tokio::test]
+async fn what_was_owed_to_a_name_that_is_gone_is_owed_no_more() {
+    let (bench, _) = owed().await;
+    bench.vfs.unlink(ROOT, "f").await.unwrap();
+    assert_eq!(bench.vfs.write.spool.bytes(), 0);
+    let left = bench.vfs.drain(Duration::from_secs(600)).await;
+    assert_eq!((left.kept, left.refused), (0, 0));
+    assert!(bench.store.paths().is_empty());
+}
+
+#[tokio::test]
+async fn a_file_renamed_over_one_that_is_owed_takes_its_place() {
+    let (bench, _) = owed().await;
+    write_file(&bench.vfs, ROOT, "g", b"g").await;
+    bench.vfs.rename(ROOT, "g", ROOT, "f", false).await.unwrap();
+    bench.vfs.drain(Duration::from_secs(600)).await;
+    assert_eq!(bench.store.content("f").unwrap(), "g");
+    assert_eq!(bench.store.paths(), ["f"]);
+}
+
+#[tokio::test]
+async fn a_name_goes_while_its_upload_does_not_answer() {
+    let bench = bench_with(Memory::new(), |options| options.commit = Promise::Spool).await;
+    *bench.store.gate.lock().unwrap() = Some(("put", Arc::new(Semaphore::new(0))));
+    write_file(&bench.vfs, ROOT, "f", b"x").await;
+    while bench.store.count("put") == 0 {
+        tokio::task::yield_now().await;
+    }
+    // It has arrived; only the answer has not.
+    bench.store.plant("f", b"x");
+    bench.vfs.unlink(ROOT, "f").await.unwrap();
+    assert!(bench.store.paths().is_empty());
+    assert_eq!(bench.vfs.write.spool.bytes(), 0);
+}

@@ -1,0 +1,198 @@
+//! The spool on a real disk: what vanishes, what stays, what the next start finds.
+
+use super::*;
+use crate::store::{Attrs, Place};
+
+fn target(name: &str) -> Target {
+    Target {
+        place: Place {
+            dir: "".into(),
+            name: name.into(),
+        },
+        path: format!("/{name}"),
+        replaces: None,
+        looked: None,
+        removes: Vec::new(),
+        exclusive: false,
+        attrs: Attrs::default(),
+    }
+}
+
+fn open(dir: &tempfile::TempDir, max: Option<u64>) -> (Arc<Spool>, Found) {
+    Spool::open(&dir.path().join("spool"), max).unwrap()
+}
+
+#[test]
+fn a_file_vanishes_with_its_last_holder_unless_something_was_promised() {
+    let dir = tempfile::tempdir().unwrap();
+    let (spool, _) = open(&dir, None);
+    let (a, b) = (
+        spool.create(&target("a")).unwrap(),
+        spool.create(&target("b")).unwrap(),
+    );
+    let (pa, pb) = (a.path(), b.path());
+    b.promise(&Record::new(Class::Acknowledged, target("b")), b.stamp())
+        .unwrap();
+    drop((a, b));
+    assert!(!pa.exists());
+    assert!(pb.exists());
+}
+
+#[test]
+fn bytes_come_back_and_past_the_end_are_zeros() {
+    let dir = tempfile::tempdir().unwrap();
+    let (spool, _) = open(&dir, None);
+    let file = spool.create(&target("a")).unwrap();
+    file.write_at(b"abc", 2, 3).unwrap();
+    assert_eq!(&file.read_at(0..8).unwrap()[..], b"\0\0abc\0\0\0");
+    let other = spool.create(&target("b")).unwrap();
+    other.copy_from(&file, 1..7).unwrap();
+    assert_eq!(&other.read_at(0..7).unwrap()[..], b"\0\0abc\0\0");
+}
+
+#[test]
+fn beyond_the_budget_a_write_is_enospc_and_room_comes_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let (spool, _) = open(&dir, Some(10));
+    let file = spool.create(&target("a")).unwrap();
+    file.write_at(&[1; 8], 0, 8).unwrap();
+    assert_eq!(file.write_at(&[1; 8], 8, 8).unwrap_err().kind, Kind::Full);
+    drop(file);
+    assert_eq!(spool.bytes(), 0);
+    spool
+        .create(&target("a"))
+        .unwrap()
+        .write_at(&[1; 10], 0, 10)
+        .unwrap();
+}
+
+#[test]
+fn the_next_start_finds_what_was_promised_and_nobody_elses() {
+    let dir = tempfile::tempdir().unwrap();
+    let (spool, _) = open(&dir, None);
+    let file = spool.create(&target("a")).unwrap();
+    file.write_at(b"hello", 0, 5).unwrap();
+    let mut record = Record::new(Class::Acknowledged, target("a"));
+    record.size = 5;
+    file.promise(&record, file.stamp()).unwrap();
+    let torn = spool.create(&target("t")).unwrap();
+    torn.write_at(b"half", 0, 4).unwrap();
+    let (_other, found) = open(&dir, None);
+    assert!(found.files.is_empty(), "it is locked");
+    spool.freeze();
+    drop((file, torn, spool));
+    let (_spool, found) = open(&dir, None);
+    let seen: Vec<_> = found
+        .files
+        .iter()
+        .map(|(_, r)| (r.target.path.as_str(), r.class))
+        .collect();
+    assert!(seen.contains(&("/a", Class::Acknowledged)), "{seen:?}");
+    assert!(seen.contains(&("/t", Class::Torn)), "{seen:?}");
+    let (file, _) = found
+        .files
+        .iter()
+        .find(|(_, r)| r.target.path == "/a")
+        .unwrap();
+    assert_eq!(&file.read_at(0..5).unwrap()[..], b"hello");
+}
+
+#[test]
+fn what_cannot_be_understood_is_kept_and_told() {
+    let dir = tempfile::tempdir().unwrap();
+    let (spool, _) = open(&dir, None);
+    let folder = spool.dir.clone();
+    drop(spool);
+    std::fs::write(folder.join("7.data"), b"?").unwrap();
+    std::fs::write(folder.join("8.data"), b"?").unwrap();
+    std::fs::write(folder.join("8.json"), b"{\"format\":").unwrap();
+    let (spool, found) = open(&dir, None);
+    assert_eq!(
+        (found.files.len(), found.odd.len()),
+        (0, 2),
+        "{:?}",
+        found.odd
+    );
+    assert!(folder.join("7.data").exists() && folder.join("8.json").exists());
+    let new = spool.create(&target("a")).unwrap();
+    assert_eq!(new.id(), "9", "numbers are not used twice");
+}
+
+#[test]
+fn bytes_that_rotted_on_the_disk_are_noticed() {
+    let dir = tempfile::tempdir().unwrap();
+    let (spool, _) = open(&dir, None);
+    let file = spool.create(&target("a")).unwrap();
+    file.write_at(&[7; 200_000], 0, 200_000).unwrap();
+    std::fs::OpenOptions::new()
+        .write(true)
+        .open(file.path())
+        .unwrap()
+        .write_all_at(&[8], 150_000)
+        .unwrap();
+    assert!(file.read_at(0..131_072).is_ok());
+    assert_eq!(
+        file.read_at(140_000..141_000).unwrap_err().kind,
+        Kind::Mismatch
+    );
+    assert_eq!(
+        file.write_at(&[1], 160_000, 0).unwrap_err().kind,
+        Kind::Mismatch
+    );
+}
+
+fn record_of(dir: &tempfile::TempDir, file: &SpoolFile) -> Record {
+    assert!(file.path().starts_with(dir.path()));
+    serde_json::from_slice(&std::fs::read(file.stem.with_extension("json")).unwrap()).unwrap()
+}
+
+#[test]
+fn a_record_of_what_a_file_no_longer_is_is_not_written() {
+    let dir = tempfile::tempdir().unwrap();
+    let (spool, _) = open(&dir, None);
+    let file = spool.create(&target("a")).unwrap();
+    file.write_at(b"hello", 0, 5).unwrap();
+    let mut record = Record::new(Class::Refused, target("a"));
+    record.size = 5;
+    let stamp = file.stamp();
+    file.to_torn(&target("a"), 5).unwrap();
+    assert!(!file.promise(&record, stamp).unwrap());
+    assert_eq!(record_of(&dir, &file).class, Class::Torn);
+    assert!(file.promise(&record, file.stamp()).unwrap());
+    let stamp = file.stamp();
+    file.to_cache();
+    assert!(!file.note(&record, stamp).unwrap());
+    assert!(!file.path().exists(), "a cache does not become a debt");
+}
+
+#[test]
+fn a_record_drawn_up_earlier_does_not_replace_a_later_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let (spool, _) = open(&dir, None);
+    let file = spool.create(&target("a")).unwrap();
+    let (first, second) = (file.stamp(), file.stamp());
+    let acknowledged = |name: &str| Record::new(Class::Acknowledged, target(name));
+    assert!(file.note(&acknowledged("new"), second).unwrap());
+    assert!(file.note(&acknowledged("old"), first).unwrap());
+    assert_eq!(record_of(&dir, &file).target.path, "/new");
+}
+
+#[test]
+fn what_stays_on_the_disk_stays_counted() {
+    let dir = tempfile::tempdir().unwrap();
+    let (spool, _) = open(&dir, None);
+    let refused = spool.create(&target("r")).unwrap();
+    refused.write_at(b"hello", 0, 5).unwrap();
+    let record = Record::new(Class::Refused, target("r"));
+    refused.promise(&record, refused.stamp()).unwrap();
+    let left = spool.create(&target("t")).unwrap();
+    left.write_at(b"half", 0, 4).unwrap();
+    left.leave();
+    drop((refused, left));
+    assert_eq!(spool.bytes(), 9);
+    spool.freeze();
+    drop(spool);
+    let (spool, found) = open(&dir, None);
+    assert_eq!(found.files.len(), 2);
+    assert_eq!(spool.bytes(), 9, "a torn one counts as what it has");
+}
