@@ -4,31 +4,32 @@
 //! local disk can answer is answered there and then; what has to wait goes on as a task, and the thread
 //! takes the next request. Nothing here blocks, and a reply that is dropped answers EIO by itself.
 
+mod answer;
+mod dirs;
 mod mount;
 
 pub use mount::{MountOptions, Mounted, mount};
 
-use crate::error::{Error, Kind, Result};
-use crate::store::Kind as EntryKind;
-use crate::vfs::{Attr, Change, Listed, Open, OpenFlags, Statfs, TimeSet, Vfs};
+use crate::error::Kind;
+use crate::vfs::{Change, OpenFlags, Statfs, TimeSet, Vfs};
+use answer::{
+    NAME_MAX, errno, file_attr, file_type, fopen_flags, nothing, open_flags, reply_empty,
+    reply_entry, reply_xattr, text,
+};
+use dirs::Dirs;
 use fuser::{
-    AccessFlags, BsdFileFlags, CopyFileRangeFlags, Errno, FileAttr, FileHandle, FileType,
-    Filesystem, FopenFlags, Generation, INodeNo, InitFlags, IoctlFlags, KernelConfig, LockOwner,
+    AccessFlags, BsdFileFlags, CopyFileRangeFlags, Errno, FileHandle, FileType, Filesystem,
+    FopenFlags, Generation, INodeNo, InitFlags, IoctlFlags, KernelConfig, LockOwner,
     OpenFlags as FuseOpenFlags, RenameFlags, ReplyAttr, ReplyCreate, ReplyData, ReplyDirectory,
     ReplyDirectoryPlus, ReplyEmpty, ReplyEntry, ReplyIoctl, ReplyLseek, ReplyOpen, ReplyStatfs,
     ReplyWrite, ReplyXattr, Request, TimeOrNow, WriteFlags,
 };
-use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::path::Path;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::task::{Context, Waker};
 use std::time::{Duration, SystemTime};
-
-/// Names longer than this cannot be, in bytes (`NAME_MAX`).
-const NAME_MAX: usize = 255;
 
 /// Reads and writes up to this size in one request, in bytes.
 const MAX_WRITE: u32 = 1 << 20;
@@ -41,9 +42,7 @@ const MAX_BACKGROUND: u16 = 64;
 struct Fs {
     vfs: Arc<Vfs>,
     rt: tokio::runtime::Handle,
-    /// Open directories: the rows as they were when reading began.
-    dirs: Arc<Mutex<HashMap<u64, Arc<Vec<Listed>>>>>,
-    next_dir: AtomicU64,
+    dirs: Arc<Dirs>,
 }
 
 impl Fs {
@@ -52,7 +51,6 @@ impl Fs {
             vfs,
             rt,
             dirs: Arc::default(),
-            next_dir: AtomicU64::new(1),
         }
     }
 
@@ -70,24 +68,6 @@ impl Fs {
     }
 }
 
-fn errno(op: &str, ino: u64, error: &Error) -> Errno {
-    // The kernel asks for `security.capability` before every write, `ls -l` for two more of each file.
-    let level = match error.kind {
-        Kind::NoAttr | Kind::Unsupported => log::Level::Trace,
-        _ => log::Level::Debug,
-    };
-    log::log!(level, "{op} {ino}: {error}");
-    Errno::from_i32(error.errno())
-}
-
-/// A name as the store can have it. Stores speak Unicode: other bytes cannot be a name.
-fn text(name: &OsStr) -> Result<&str> {
-    if name.len() > NAME_MAX {
-        return Err(Error::new(Kind::NameTooLong, ""));
-    }
-    name.to_str().ok_or(Error::new(Kind::Invalid, ""))
-}
-
 /// `text`, or answers with its error and leaves.
 macro_rules! name {
     ($name:expr, $reply:expr) => {
@@ -96,73 +76,6 @@ macro_rules! name {
             Err(error) => return $reply.error(errno("name", 0, &error)),
         }
     };
-}
-
-fn file_attr(attr: &Attr) -> FileAttr {
-    FileAttr {
-        ino: INodeNo(attr.ino),
-        size: attr.size,
-        blocks: attr.size.div_ceil(512),
-        atime: attr.mtime,
-        mtime: attr.mtime,
-        ctime: attr.ctime,
-        crtime: attr.btime,
-        kind: file_type(attr.kind),
-        perm: (attr.mode & 0o7777) as u16,
-        nlink: if attr.kind == EntryKind::Dir { 2 } else { 1 },
-        uid: attr.uid,
-        gid: attr.gid,
-        rdev: 0,
-        blksize: Statfs::BLOCK,
-        flags: 0,
-    }
-}
-
-fn file_type(kind: EntryKind) -> FileType {
-    match kind {
-        EntryKind::File => FileType::RegularFile,
-        EntryKind::Dir => FileType::Directory,
-        EntryKind::Symlink => FileType::Symlink,
-    }
-}
-
-fn open_flags(flags: i32) -> OpenFlags {
-    OpenFlags {
-        write: flags & libc::O_ACCMODE != libc::O_RDONLY,
-        truncate: flags & libc::O_TRUNC != 0,
-        exclusive: flags & libc::O_EXCL != 0,
-    }
-}
-
-fn fopen_flags(open: Open) -> FopenFlags {
-    if open.keep_cache {
-        FopenFlags::FOPEN_KEEP_CACHE
-    } else {
-        FopenFlags::empty()
-    }
-}
-
-fn reply_entry(reply: ReplyEntry, op: &str, parent: u64, result: Result<Attr>) {
-    match result {
-        Ok(attr) => reply.entry(&attr.ttl, &file_attr(&attr), Generation(0)),
-        Err(error) => reply.error(errno(op, parent, &error)),
-    }
-}
-
-fn reply_empty(reply: ReplyEmpty, op: &str, ino: u64, result: Result<()>) {
-    match result {
-        Ok(()) => reply.ok(),
-        Err(error) => reply.error(errno(op, ino, &error)),
-    }
-}
-
-fn reply_xattr(reply: ReplyXattr, size: u32, ino: u64, result: Result<Vec<u8>>) {
-    match result {
-        Ok(value) if size == 0 => reply.size(value.len() as u32),
-        Ok(value) if value.len() > size as usize => reply.error(Errno::ERANGE),
-        Ok(value) => reply.data(&value),
-        Err(error) => reply.error(errno("xattr", ino, &error)),
-    }
 }
 
 impl Filesystem for Fs {
@@ -560,8 +473,7 @@ impl Filesystem for Fs {
     }
 
     fn opendir(&self, _req: &Request, _ino: INodeNo, _flags: FuseOpenFlags, reply: ReplyOpen) {
-        let fh = self.next_dir.fetch_add(1, Ordering::Relaxed);
-        reply.opened(FileHandle(fh), FopenFlags::empty());
+        reply.opened(FileHandle(self.dirs.open()), FopenFlags::empty());
     }
 
     fn readdir(
@@ -574,7 +486,7 @@ impl Filesystem for Fs {
     ) {
         let (vfs, dirs) = (self.vfs.clone(), self.dirs.clone());
         self.serve(async move {
-            let rows = match rows(&vfs, &dirs, ino.0, fh.0, offset).await {
+            let rows = match dirs.rows(&vfs, ino.0, fh.0, offset).await {
                 Ok(rows) => rows,
                 Err(error) => return reply.error(errno("readdir", ino.0, &error)),
             };
@@ -598,7 +510,7 @@ impl Filesystem for Fs {
     ) {
         let (vfs, dirs) = (self.vfs.clone(), self.dirs.clone());
         self.serve(async move {
-            let rows = match rows(&vfs, &dirs, ino.0, fh.0, offset).await {
+            let rows = match dirs.rows(&vfs, ino.0, fh.0, offset).await {
                 Ok(rows) => rows,
                 Err(error) => return reply.error(errno("readdir", ino.0, &error)),
             };
@@ -637,10 +549,7 @@ impl Filesystem for Fs {
         _flags: FuseOpenFlags,
         reply: ReplyEmpty,
     ) {
-        self.dirs
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .remove(&fh.0);
+        self.dirs.close(fh.0);
         reply.ok();
     }
 
@@ -743,53 +652,4 @@ impl Filesystem for Fs {
         let result = self.vfs.fallocate(fh.0, offset, length, mode);
         reply_empty(reply, "fallocate", ino.0, result);
     }
-}
-
-/// Attributes of nothing.
-fn nothing() -> FileAttr {
-    file_attr(&Attr {
-        ino: 0,
-        kind: EntryKind::File,
-        size: 0,
-        mode: 0,
-        uid: 0,
-        gid: 0,
-        mtime: SystemTime::UNIX_EPOCH,
-        ctime: SystemTime::UNIX_EPOCH,
-        btime: SystemTime::UNIX_EPOCH,
-        ttl: Duration::ZERO,
-    })
-}
-
-/// The rows of an open directory; read anew when reading begins (again) at the top.
-async fn rows(
-    vfs: &Vfs,
-    dirs: &Mutex<HashMap<u64, Arc<Vec<Listed>>>>,
-    ino: u64,
-    fh: u64,
-    offset: u64,
-) -> Result<Arc<Vec<Listed>>> {
-    let known = dirs
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner)
-        .get(&fh)
-        .cloned();
-    if let Some(rows) = known.filter(|_| offset > 0) {
-        return Ok(rows);
-    }
-    let dots = [(".", ino), ("..", vfs.parent(ino))];
-    let mut rows: Vec<Listed> = dots
-        .into_iter()
-        .map(|(name, ino)| Listed {
-            ino,
-            kind: EntryKind::Dir,
-            name: name.to_owned(),
-        })
-        .collect();
-    rows.extend(vfs.readdir(ino).await?);
-    let rows = Arc::new(rows);
-    dirs.lock()
-        .unwrap_or_else(PoisonError::into_inner)
-        .insert(fh, rows.clone());
-    Ok(rows)
 }
