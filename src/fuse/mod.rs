@@ -422,10 +422,19 @@ impl Filesystem for Fs {
         _lock_owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
-        match self.vfs.write(fh.0, offset, data) {
-            Ok(()) => reply.written(data.len() as u32),
+        let answer = move |reply: ReplyWrite, len: usize, done: crate::error::Result<()>| match done {
+            Ok(()) => reply.written(len as u32),
             Err(error) => reply.error(errno("write", ino.0, &error)),
+        };
+        if let Some(done) = self.vfs.write_now(fh.0, offset, data) {
+            return answer(reply, data.len(), done);
         }
+        // Only what has to wait is copied out of the kernel's buffer.
+        let (vfs, data) = (self.vfs.clone(), data.to_vec());
+        self.serve(async move {
+            let done = vfs.write(fh.0, offset, &data).await;
+            answer(reply, data.len(), done);
+        });
     }
 
     fn flush(

@@ -92,7 +92,7 @@ impl Vfs {
     }
 
     /// Takes up one file; `false` if the store has it already.
-    async fn take_up_one(&self, file: &Arc<SpoolFile>, record: &Record) -> Result<bool> {
+    pub(super) async fn take_up_one(&self, file: &Arc<SpoolFile>, record: &Record) -> Result<bool> {
         let target = &record.target;
         match self.store.stat(&target.place).await {
             Ok(entry)
@@ -113,29 +113,16 @@ impl Vfs {
             Err(error) => return Err(error),
         }
         let (parent, name) = self.parent_of(&target.path).await?;
-        let ino = {
-            let mut tree = self.tree();
-            tree.insert(parent, &name, EntryKind::File, None)
-        };
+        let ino = self.claim(parent, &name)?;
         let writer = Writer::adopt(ino, self.write.clone(), file.clone(), record).await;
-        let writer = match writer {
-            Ok(writer) => writer,
-            Err(error) => {
-                self.tree().detach(ino);
-                return Err(error);
-            }
-        };
-        if let Some(node) = self.tree().get_mut(ino) {
-            node.attrs = target.attrs.clone();
-            node.writer = Some(writer.clone());
-        }
+        let writer = self.settle_claim(ino, writer, &target.attrs)?;
         writer.set_promise(self.promise_for(&target.path));
         writer.go();
         Ok(true)
     }
 
     /// The directory of a path below the mountpoint, made where it is missing, and the last name.
-    async fn parent_of(&self, path: &str) -> Result<(u64, String)> {
+    pub(super) async fn parent_of(&self, path: &str) -> Result<(u64, String)> {
         let mut names: Vec<&str> = path.split('/').filter(|name| !name.is_empty()).collect();
         let last = names
             .pop()

@@ -5,7 +5,7 @@ use super::{Vfs, lock};
 use crate::error::{Error, Kind, Result};
 use crate::read::Reader;
 use crate::store::{Entry, Kind as EntryKind};
-use crate::write::{Answer, Target, Writer};
+use crate::write::{Answer, Room, Target, Writer};
 use bytes::Bytes;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
@@ -217,19 +217,44 @@ impl Vfs {
         })
     }
 
-    /// Writes all of `bytes` at `offset`. Never waits on the network.
-    pub fn write(&self, fh: u64, offset: u64, bytes: &[u8]) -> Result<()> {
+    /// The writer behind a handle that can write.
+    fn writer_of(&self, fh: u64) -> Result<Arc<Writer>> {
         let handle = self.handle(fh)?;
         if !handle.write {
             return Err(Error::new(Kind::Local(libc::EBADF), "write"));
         }
-        let writer = self.writer(handle.ino)?;
-        // Whatever refuses it: what is there is not what the program meant.
-        self.write_to(&writer, offset, bytes)
-            .inspect_err(|error| writer.spoilt(error))
+        self.writer(handle.ino)
     }
 
-    fn write_to(&self, writer: &Writer, offset: u64, bytes: &[u8]) -> Result<()> {
+    /// Writes all of `bytes` at `offset`, if it need not wait for room in the spool; `None`:
+    /// [`Vfs::write`] does.
+    pub fn write_now(&self, fh: u64, offset: u64, bytes: &[u8]) -> Option<Result<()>> {
+        let writer = match self.writer_of(fh) {
+            Ok(writer) => writer,
+            Err(error) => return Some(Err(error)),
+        };
+        let len = bytes.len() as u64;
+        if !self.write.spool.is_roomy(len) && writer.room(offset, len) != Room::Free {
+            return None;
+        }
+        let done = self.write_to(&writer, offset, bytes);
+        if done.as_ref().is_err_and(|error| error.kind == Kind::Full)
+            && writer.room(offset, len) != Room::Free
+        {
+            return None;
+        }
+        // Whatever refuses it: what is there is not what the program meant.
+        Some(done.inspect_err(|error| writer.spoilt(error)))
+    }
+
+    /// Writes all of `bytes` at `offset`; waits for room in the spool while there is hope for it.
+    pub async fn write(&self, fh: u64, offset: u64, bytes: &[u8]) -> Result<()> {
+        let writer = self.writer_of(fh)?;
+        let done = self.write_in_room(&writer, offset, bytes).await;
+        done.inspect_err(|error| writer.spoilt(error))
+    }
+
+    pub(super) fn write_to(&self, writer: &Writer, offset: u64, bytes: &[u8]) -> Result<()> {
         self.check_writable()?;
         let end = offset.saturating_add(bytes.len() as u64);
         if self.store.caps().size_max.is_some_and(|max| end > max) {

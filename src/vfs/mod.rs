@@ -8,8 +8,10 @@ mod debts;
 mod files;
 mod moves;
 mod names;
+mod room;
 mod status;
 mod tree;
+mod unsent;
 
 #[cfg(test)]
 mod tests;

@@ -54,7 +54,11 @@ impl Writer {
         for action in inner.session.on(event) {
             match action {
                 Action::Seal => match inner.freeze(&self.context) {
-                    Ok(frozen) => self.spawn_seal(frozen),
+                    Ok(frozen) => {
+                        frozen.file.set_open(false);
+                        self.context.spool.end_turn(self.ino);
+                        self.spawn_seal(frozen);
+                    }
                     Err(error) => {
                         let writer = self.clone();
                         self.context.rt.spawn(async move { writer.broke(error) });

@@ -10,9 +10,11 @@ mod digest;
 mod layer;
 mod ranges;
 mod record;
+mod room;
 mod session;
 mod spool;
 mod sums;
+pub mod unsent;
 mod upload;
 
 #[cfg(test)]
@@ -20,6 +22,7 @@ mod tests;
 
 pub use commit::{Conflict, remove_stray};
 pub use record::{Class, Record};
+pub use room::Room;
 pub use session::{Flight, Last, Promise, Top};
 pub use spool::{Found, Spool, SpoolFile};
 
@@ -195,6 +198,55 @@ impl Writer {
         Ok(writer)
     }
 
+    /// A writer of what an earlier process was refused, as if that had just happened here:
+    /// [`Writer::sync`] sends it. Compared as in [`Writer::adopt`].
+    pub async fn readmit(
+        ino: u64,
+        context: Arc<Context>,
+        file: Arc<SpoolFile>,
+        record: &Record,
+    ) -> Result<Arc<Self>> {
+        let writer = Writer::adopt(ino, context, file, record).await?;
+        {
+            let mut inner = writer.lock();
+            inner.owed = None;
+            inner.session = Session::default();
+            // Nothing is to be kept that is not kept already.
+            inner.session.on(Event::Broke(Error::new(Kind::Cancelled, "commit")));
+            inner.session.tell();
+        }
+        Ok(writer)
+    }
+
+    /// The files in the spool that its bytes lie in, and whether they are owed; `None` for those in use:
+    /// being written, or on their way for the first time.
+    #[must_use]
+    pub fn spooled(&self) -> Vec<(std::path::PathBuf, Option<bool>)> {
+        let inner = self.lock();
+        let rests = !inner.session.is_open()
+            && inner.session.flight() == Flight::Idle
+            && matches!(inner.session.last(), Last::Failed { .. });
+        let newest = inner.newest().map(|content| content.file.path());
+        let owed = inner.owed.as_ref().map(|owed| owed.file.path());
+        let files = inner.top.iter().chain(inner.frozen.as_deref());
+        let mut spooled: Vec<_> = files
+            .map(|content| content.file.path())
+            .filter(|path| Some(path) != owed.as_ref())
+            .map(|path| {
+                let kept = rests && Some(&path) == newest.as_ref();
+                (path, kept.then_some(false))
+            })
+            .collect();
+        spooled.extend(owed.map(|owed| (owed, Some(true))));
+        spooled
+    }
+
+    /// Waits until nothing is on its way.
+    pub async fn at_rest(&self) {
+        self.until(|inner| !inner.session.flight().is_moving())
+            .await;
+    }
+
     fn with(
         ino: u64,
         context: Arc<Context>,
@@ -225,6 +277,12 @@ impl Writer {
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The inode that it is the writer of.
+    #[must_use]
+    pub fn ino(&self) -> u64 {
+        self.ino
     }
 
     /// What closes are answered for from now on.
@@ -295,6 +353,7 @@ impl Writer {
         let over = Content::over(Lower::Entry(base), &self.context.spool, None, &target)?;
         let whole = Arc::new(over.complete(&self.context.cache).await?);
         let mut inner = self.lock();
+        whole.file.set_open(false);
         if inner.newest().is_none() {
             inner.frozen = Some(whole);
             return Ok(());
@@ -330,8 +389,19 @@ impl Writer {
         Ok(())
     }
 
+    /// Whether a write of `len` bytes at `offset` finds room in the spool. Asking keeps its turn.
+    #[must_use]
+    pub fn room(&self, offset: u64, len: u64) -> Room {
+        let (own, more) = {
+            let inner = self.lock();
+            inner.takes(offset..offset.saturating_add(len))
+        };
+        self.context.spool.ask(self.ino, own, more)
+    }
+
     /// A write failed and its program was told: what is there is not what it meant.
     pub fn spoilt(&self, error: &Error) {
+        self.context.spool.end_turn(self.ino);
         self.lock().session.on(Event::Spoilt(error.clone()));
     }
 
@@ -615,6 +685,23 @@ impl Inner {
         self.session.on(Event::Wrote);
         self.written = Some(SystemTime::now());
         self.target.attrs.mtime = None;
+    }
+
+    /// What the version being written has taken of the spool's budget, and what a write of `range` would
+    /// take.
+    fn takes(&self, range: Range<u64>) -> (u64, u64) {
+        let len = range.end - range.start;
+        match (&self.top, &self.frozen) {
+            (Some(top), _) => (top.file.charged(), top.layer.fresh(range)),
+            (None, Some(frozen)) if self.session.may_overwrite() => {
+                let again = match frozen.file.is_cache() {
+                    true => frozen.layer.size(),
+                    false => 0,
+                };
+                (frozen.file.charged(), frozen.layer.fresh(range) + again)
+            }
+            (None, _) => (0, len),
+        }
     }
 
     /// The version being written, begun if there is none. In place if nobody needs the last one.

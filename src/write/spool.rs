@@ -7,11 +7,13 @@
 
 use super::Target;
 use super::record::{Class, FORMAT, Record};
+use super::room::{Budget, Room};
 use super::sums::{self, BLOCK, Sum, Sums};
 use crate::error::{Error, Kind, Result};
 use crate::store::Source;
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
+use std::collections::BTreeMap;
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::Write as _;
 use std::ops::Range;
@@ -19,17 +21,21 @@ use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use tokio::sync::futures::Notified;
 
 /// The spool of one mount.
 #[derive(Debug)]
 pub struct Spool {
     /// Where new files go.
     dir: PathBuf,
+    /// All folders of it.
+    dirs: Vec<PathBuf>,
     /// Held for as long as the mount lives.
     _locks: Vec<File>,
     next: AtomicU64,
-    bytes: AtomicU64,
-    max: Option<u64>,
+    room: Budget,
+    /// Bytes of files that nobody holds any more and that stay, by their data files.
+    left: Mutex<BTreeMap<PathBuf, u64>>,
     /// Leave everything where it is: the process ends.
     frozen: AtomicBool,
 }
@@ -69,10 +75,11 @@ impl Spool {
         let (paths, locks): (Vec<_>, Vec<_>) = dirs.into_iter().unzip();
         let spool = Arc::new(Spool {
             dir: paths[0].clone(),
+            dirs: paths.clone(),
             _locks: locks,
             next: AtomicU64::new(0),
-            bytes: AtomicU64::new(0),
-            max,
+            room: Budget::new(max),
+            left: Mutex::default(),
             frozen: AtomicBool::new(false),
         });
         let mut found = Found::default();
@@ -113,35 +120,28 @@ impl Spool {
         self: &Arc<Self>,
         path: &Path,
     ) -> std::result::Result<(Arc<SpoolFile>, Record), String> {
-        let text = std::fs::read(path).map_err(|e| e.to_string())?;
-        let record: Record =
-            serde_json::from_slice(&text).map_err(|e| format!("damaged record: {e}"))?;
-        if record.format != FORMAT {
-            return Err(format!(
-                "a record of format {}, not {FORMAT}",
-                record.format
-            ));
-        }
+        let record = read_record(path)?;
         let stem = path.with_extension("");
         let data = stem.with_extension("data");
         let file = OpenOptions::new().read(true).write(true).open(&data);
         let file = file.map_err(|e| format!("a record without its bytes: {e}"))?;
-        let sums = match std::fs::read(stem.with_extension("sums")) {
-            Ok(bytes) => Sums::from_bytes(&bytes).ok_or("damaged checksums")?,
-            Err(_) if record.class == Class::Torn => Sums::default(),
-            Err(e) if record.size > 0 => return Err(format!("no checksums: {e}")),
-            Err(_) => Sums::default(),
-        };
+        let sums = read_sums(&stem, &record)?;
         // Nobody noted how large a torn one had become.
         let len = file.metadata().map_or(0, |data| data.len());
         let size = record.size.max(len);
-        self.bytes.fetch_add(size, Ordering::Relaxed);
+        self.room.found(size);
+        let account = Account {
+            charged: size,
+            open: false,
+        };
+        let mut state = State::new(record.class);
+        state.summed = stem.with_extension("sums").exists();
         let file = SpoolFile {
             spool: self.clone(),
             file,
             stem,
-            charged: AtomicU64::new(size),
-            state: Mutex::new(State::new(record.class)),
+            account: Mutex::new(account),
+            state: Mutex::new(state),
             sums: RwLock::new(sums),
         };
         Ok((Arc::new(file), record))
@@ -150,7 +150,68 @@ impl Spool {
     /// Bytes in the spool, by the sizes of its files.
     #[must_use]
     pub fn bytes(&self) -> u64 {
-        self.bytes.load(Ordering::Relaxed)
+        self.room.taken()
+    }
+
+    /// Its folders.
+    #[must_use]
+    pub fn folders(&self) -> &[PathBuf] {
+        &self.dirs
+    }
+
+    /// Whether a write of `more` bytes need not even ask whether there is room.
+    #[must_use]
+    pub fn is_roomy(&self, more: u64) -> bool {
+        self.room.is_roomy(more)
+    }
+
+    /// Whether `who`, whose version has `own` bytes here, finds room for `more`.
+    pub(super) fn ask(&self, who: u64, own: u64, more: u64) -> Room {
+        self.room.ask(who, own, more)
+    }
+
+    /// Whether somebody else than `who` is finishing a file.
+    #[must_use]
+    pub fn is_anothers_turn(&self, who: u64) -> bool {
+        self.room.is_anothers_turn(who)
+    }
+
+    /// `who` has finished a version, or given it up: another may.
+    pub fn end_turn(&self, who: u64) {
+        self.room.end_turn(who);
+    }
+
+    /// Changes whenever something moves: bytes leave, come, or are on their way.
+    #[must_use]
+    pub fn stirred(&self) -> u64 {
+        self.room.stirred()
+    }
+
+    /// Resolves when room was given back, or somebody's turn ended, after this call.
+    pub fn freed(&self) -> Notified<'_> {
+        self.room.freed()
+    }
+
+    fn left(&self) -> MutexGuard<'_, BTreeMap<PathBuf, u64>> {
+        self.left.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes up again what nobody holds any more; `data` is its data file.
+    pub fn reopen(self: &Arc<Self>, data: &Path) -> Result<(Arc<SpoolFile>, Record)> {
+        let opened = self.take(&data.with_extension("json")).map_err(|why| {
+            Error::new(Kind::Local(libc::EIO), "reopen spool file").said(&why)
+        })?;
+        let counted = self.left().remove(data).unwrap_or_default();
+        self.room.give(counted, false);
+        Ok(opened)
+    }
+
+    /// Removes what nobody holds any more, or what cannot be understood; `data` is its data file.
+    pub fn forget(&self, data: &Path) -> Result<()> {
+        super::unsent::remove(data)?;
+        let counted = self.left().remove(data).unwrap_or_default();
+        self.room.give(counted, false);
+        Ok(())
     }
 
     /// From now on nothing is removed any more: the process is about to end.
@@ -170,7 +231,10 @@ impl Spool {
             spool: self.clone(),
             file,
             stem,
-            charged: AtomicU64::new(0),
+            account: Mutex::new(Account {
+                charged: 0,
+                open: true,
+            }),
             state: Mutex::new(State::new(Class::Torn)),
             sums: RwLock::default(),
         });
@@ -184,8 +248,32 @@ fn make_dir(path: &Path) -> std::io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(path)
 }
 
+/// The record at `path`, or a sentence that says what is wrong with it.
+pub(super) fn read_record(path: &Path) -> std::result::Result<Record, String> {
+    let text = std::fs::read(path).map_err(|e| e.to_string())?;
+    let record: Record =
+        serde_json::from_slice(&text).map_err(|e| format!("damaged record: {e}"))?;
+    match record.format {
+        FORMAT => Ok(record),
+        other => Err(format!("a record of format {other}, not {FORMAT}")),
+    }
+}
+
+/// The checksums of the file of `record`; none for what was being written.
+pub(super) fn read_sums(stem: &Path, record: &Record) -> std::result::Result<Sums, String> {
+    if record.is_in_writing() {
+        // Those of an earlier promise may still lie there.
+        return Ok(Sums::default());
+    }
+    match std::fs::read(stem.with_extension("sums")) {
+        Ok(bytes) => Sums::from_bytes(&bytes).ok_or("damaged checksums".to_owned()),
+        Err(e) if record.size > 0 => Err(format!("no checksums: {e}")),
+        Err(_) => Ok(Sums::default()),
+    }
+}
+
 /// Locks a folder; `None` if somebody else has.
-fn lock_dir(path: &Path) -> std::io::Result<Option<File>> {
+pub(super) fn lock_dir(path: &Path) -> std::io::Result<Option<File>> {
     let mut how = OpenOptions::new();
     let lock = how
         .write(true)
@@ -201,6 +289,13 @@ fn lock_dir(path: &Path) -> std::io::Result<Option<File>> {
 }
 
 impl Record {
+    /// Whether the bytes were being written when this was drawn up: their number and their checksums are
+    /// not known.
+    #[must_use]
+    pub fn is_in_writing(&self) -> bool {
+        self.class == Class::Torn && self.error.is_none()
+    }
+
     /// A record of now.
     #[must_use]
     pub fn new(class: Class, target: Target) -> Self {
@@ -238,6 +333,8 @@ struct State {
     /// The last stamp given, and the newest whose record was written.
     given: u64,
     written: u64,
+    /// Checksums lie beside it.
+    summed: bool,
 }
 
 impl State {
@@ -248,8 +345,17 @@ impl State {
             life: 0,
             given: 0,
             written: 0,
+            summed: false,
         }
     }
+}
+
+/// What a file has taken of the budget.
+#[derive(Debug)]
+struct Account {
+    charged: u64,
+    /// A program is writing it: it cannot leave.
+    open: bool,
 }
 
 /// When a record was drawn up. It is written only while the file is still what it says, and not over a
@@ -267,8 +373,7 @@ pub struct SpoolFile {
     file: File,
     /// The path without its ending.
     stem: PathBuf,
-    /// Bytes counted against the budget.
-    charged: AtomicU64,
+    account: Mutex<Account>,
     /// Held while the files beside the bytes are written: one at a time.
     state: Mutex<State>,
     /// Readers share, a writer is alone: a block and its checksum change together.
@@ -327,6 +432,7 @@ impl SpoolFile {
             .read()
             .unwrap_or_else(PoisonError::into_inner)
             .to_bytes();
+        state.summed = true;
         self.write_beside("sums", &sums, true)?;
         self.write_stamped(&mut state, record, stamp)
     }
@@ -396,7 +502,7 @@ impl SpoolFile {
             let _ = std::fs::remove_file(self.stem.with_extension("json"));
             let _ = std::fs::remove_file(self.stem.with_extension("sums"));
         }
-        state.class = Class::Torn;
+        (state.class, state.summed) = (Class::Torn, false);
     }
 
     /// A cache becomes a data file again, `size` bytes of which are in use.
@@ -415,18 +521,34 @@ impl SpoolFile {
         let mut state = self.state();
         // What is about to be said of it will not be true.
         state.life += 1;
-        if state.home == Home::Nowhere || (state.home == Home::Data && state.class == Class::Torn) {
+        if state.home == Home::Nowhere {
+            return Ok(());
+        }
+        self.set_open(true);
+        if state.home == Home::Data && state.class == Class::Torn && !state.summed {
             return Ok(());
         }
         self.to_data(&mut state, size)?;
         let record = Record::new(Class::Torn, target.clone());
-        self.write_record(&mut state, &record, false)
+        self.write_record(&mut state, &record, false)?;
+        if std::mem::take(&mut state.summed) {
+            // They are of bytes that are about to change.
+            let _ = std::fs::remove_file(self.stem.with_extension("sums"));
+        }
+        Ok(())
     }
 
     /// It stays on disk, whatever it is, and is counted for as long as the mount lives.
     pub fn leave(&self) {
         self.state().home = Home::Nowhere;
-        self.charged.store(0, Ordering::Relaxed);
+        self.note_left();
+    }
+
+    /// Its bytes are counted without it from here on.
+    fn note_left(&self) {
+        self.set_open(false);
+        let counted = std::mem::take(&mut self.account().charged);
+        self.spool.left().insert(self.path(), counted);
     }
 
     /// Nobody wants it any more: it leaves the disk when the last holder is gone, its name at once.
@@ -457,6 +579,12 @@ impl SpoolFile {
     /// the budget or on a full disk.
     pub fn write_at(&self, bytes: &[u8], offset: u64, fresh: u64) -> Result<()> {
         self.charge(fresh)?;
+        let written = self.write_summed(bytes, offset);
+        // What is not in the file is charged when it comes again.
+        written.inspect_err(|_| self.uncharge(fresh))
+    }
+
+    fn write_summed(&self, bytes: &[u8], offset: u64) -> Result<()> {
         let range = offset..offset + bytes.len() as u64;
         let mut sums = self.sums.write().unwrap_or_else(PoisonError::into_inner);
         for (block, piece) in sums::pieces(range.clone()) {
@@ -477,38 +605,59 @@ impl SpoolFile {
         written.map_err(|e| Error::local("write to spool", e))
     }
 
+    fn account(&self) -> MutexGuard<'_, Account> {
+        self.account.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Bytes counted against the budget.
+    #[must_use]
+    pub fn charged(&self) -> u64 {
+        self.account().charged
+    }
+
+    /// Whether it is a cache, which counts for nothing until it is written again.
+    #[must_use]
+    pub fn is_cache(&self) -> bool {
+        self.state().home == Home::Cache
+    }
+
+    /// A program begins or ends to write it.
+    pub(super) fn set_open(&self, open: bool) {
+        let mut account = self.account();
+        if std::mem::replace(&mut account.open, open) != open {
+            self.spool.room.set_open(account.charged, open);
+        }
+    }
+
     /// Counts `more` bytes against the budget; `Full` beyond it.
     pub(super) fn charge(&self, more: u64) -> Result<()> {
-        let before = self.spool.bytes.fetch_add(more, Ordering::Relaxed);
-        if self.spool.max.is_some_and(|max| before + more > max) {
-            self.spool.bytes.fetch_sub(more, Ordering::Relaxed);
-            return Err(Error::new(Kind::Full, "write to spool").said(SPOOL_FULL));
-        }
-        self.charged.fetch_add(more, Ordering::Relaxed);
+        let mut account = self.account();
+        self.spool.room.take(more, account.open)?;
+        account.charged += more;
         Ok(())
     }
 
     /// Counts it as at least `bytes` bytes: what is brought in again after a failure counts once.
     pub(super) fn charge_at_least(&self, bytes: u64) -> Result<()> {
-        if self.state().home == Home::Cache {
+        if self.is_cache() {
             return Ok(());
         }
-        self.charge(bytes.saturating_sub(self.charged.load(Ordering::Relaxed)))
+        self.charge(bytes.saturating_sub(self.charged()))
     }
 
     /// Counts it as `bytes` bytes, all of which are in it.
     pub(super) fn charge_exactly(&self, bytes: u64) -> Result<()> {
         self.charge_at_least(bytes)?;
-        self.uncharge(self.charged.load(Ordering::Relaxed).saturating_sub(bytes));
+        self.uncharge(self.charged().saturating_sub(bytes));
         Ok(())
     }
 
     /// Gives back what is charged for `bytes` bytes.
     pub(super) fn uncharge(&self, bytes: u64) {
-        let charged = self.charged.load(Ordering::Relaxed);
-        let bytes = bytes.min(charged);
-        self.charged.fetch_sub(bytes, Ordering::Relaxed);
-        self.spool.bytes.fetch_sub(bytes, Ordering::Relaxed);
+        let mut account = self.account();
+        let bytes = bytes.min(account.charged);
+        account.charged -= bytes;
+        self.spool.room.give(bytes, account.open);
     }
 
     /// The written bytes of a block, compared with their checksum.
@@ -596,9 +745,6 @@ impl SpoolFile {
 /// Bytes copied at a time.
 const COPY_STEP: u64 = 1 << 20;
 
-/// What a program's write past the budget is told.
-const SPOOL_FULL: &str = "the spool is full (spool_max)";
-
 impl Drop for SpoolFile {
     fn drop(&mut self) {
         let (class, home) = {
@@ -607,10 +753,11 @@ impl Drop for SpoolFile {
         };
         // What was promised or refused outlives us; so does everything once the process ends.
         let stays = class != Class::Torn || self.spool.frozen.load(Ordering::Acquire);
-        if !stays {
+        if stays && home == Home::Data {
+            self.note_left();
+        } else if !stays {
             self.remove(home);
-            let charged = *self.charged.get_mut();
-            self.spool.bytes.fetch_sub(charged, Ordering::Relaxed);
+            self.uncharge(u64::MAX);
         }
     }
 }
@@ -620,6 +767,7 @@ impl Source for SpoolFile {
     // The pieces were just written and come from the page cache: reading them here is shorter than
     // handing them to another thread.
     async fn read(&self, range: Range<u64>) -> Result<Bytes> {
+        self.spool.room.stir();
         self.read_at(range)
     }
 }

@@ -94,7 +94,7 @@ async fn crash_with_a_debt(before: impl FnOnce(&Memory)) -> (Arc<Memory>, Arc<Vf
     *store.gate.lock().unwrap() = Some(("start", never));
     write_file(&first, ROOT, "f", &[3; 100]).await;
     let (_, torn) = first.create(ROOT, "torn", 0o644, TRUNC).await.unwrap();
-    first.write(torn.fh, 0, b"half").unwrap();
+    first.write(torn.fh, 0, b"half").await.unwrap();
     first.close_spool();
     // The process is gone: its lock with it, its tasks never go on.
     let left = dir.path().join("left");
@@ -178,7 +178,7 @@ async fn what_is_cut_off_is_given_back_to_the_budget() {
     let bench = bench_with(Memory::new(), |options| options.spool_max = Some(100)).await;
     let (attr, open) = bench.vfs.create(ROOT, "f", 0o644, TRUNC).await.unwrap();
     for _ in 0..5 {
-        bench.vfs.write(open.fh, 0, &[1; 60]).unwrap();
+        bench.vfs.write(open.fh, 0, &[1; 60]).await.unwrap();
         let change = Change {
             size: Some(0),
             ..Change::default()
@@ -198,9 +198,9 @@ async fn a_write_that_failed_is_not_published_by_the_close_that_follows() {
     bench.store.plant("f", b"old");
     let ino = walk(&bench.vfs, "f").await.unwrap();
     let open = bench.vfs.open(ino, TRUNC).await.unwrap();
-    bench.vfs.write(open.fh, 0, &[1; 60]).unwrap();
+    bench.vfs.write(open.fh, 0, &[1; 60]).await.unwrap();
     assert_eq!(
-        bench.vfs.write(open.fh, 60, &[1; 60]).unwrap_err().errno(),
+        bench.vfs.write(open.fh, 60, &[1; 60]).await.unwrap_err().errno(),
         libc::ENOSPC
     );
     assert_eq!(
@@ -218,7 +218,7 @@ async fn a_directory_with_a_file_being_written_is_left_to_the_caller() {
     write_file(&bench.vfs, dir, "f", b"old").await;
     let ino = walk(&bench.vfs, "d/f").await.unwrap();
     let open = bench.vfs.open(ino, WRITE).await.unwrap();
-    bench.vfs.write(open.fh, 0, b"new").unwrap();
+    bench.vfs.write(open.fh, 0, b"new").await.unwrap();
     let moved = bench.vfs.rename(ROOT, "d", ROOT, "e", false).await;
     assert_eq!(moved.unwrap_err().kind, Kind::CrossDevice);
     close(&bench.vfs, open.fh).await.unwrap();
@@ -232,7 +232,7 @@ async fn an_old_name_that_is_taken_again_does_not_take_the_bytes_with_it() {
     bench.store.plant("log", &[1; 300]);
     let ino = walk(&bench.vfs, "log").await.unwrap();
     let open = bench.vfs.open(ino, WRITE).await.unwrap();
-    bench.vfs.write(open.fh, 300, b"line").unwrap();
+    bench.vfs.write(open.fh, 300, b"line").await.unwrap();
     bench
         .vfs
         .rename(ROOT, "log", ROOT, "log.1", false)
@@ -283,7 +283,7 @@ async fn a_size_that_no_disk_has_is_efbig_and_changes_nothing() {
     assert_eq!(grown.unwrap_err().errno(), libc::EFBIG);
     assert_eq!(bench.vfs.getattr(ino).await.unwrap().size, 5);
     let open = bench.vfs.open(ino, WRITE).await.unwrap();
-    bench.vfs.write(open.fh, 5, b"more").unwrap();
+    bench.vfs.write(open.fh, 5, b"more").await.unwrap();
     close(&bench.vfs, open.fh).await.unwrap();
     assert_eq!(bench.store.content("f").unwrap(), "hellomore");
 }
@@ -294,10 +294,10 @@ async fn a_write_refused_while_the_mount_ends_publishes_nothing() {
     bench.store.plant("f", b"old");
     let ino = walk(&bench.vfs, "f").await.unwrap();
     let open = bench.vfs.open(ino, TRUNC).await.unwrap();
-    bench.vfs.write(open.fh, 0, b"half").unwrap();
+    bench.vfs.write(open.fh, 0, b"half").await.unwrap();
     bench.vfs.drain(Duration::ZERO).await;
     assert_eq!(
-        bench.vfs.write(open.fh, 4, b"x").unwrap_err().errno(),
+        bench.vfs.write(open.fh, 4, b"x").await.unwrap_err().errno(),
         libc::EROFS
     );
     assert!(close(&bench.vfs, open.fh).await.is_err());
@@ -312,7 +312,7 @@ async fn conflict(during: impl AsyncFnOnce(&Bench, u64)) -> (Bench, u64) {
     bench.store.plant("f", b"old");
     let ino = walk(&bench.vfs, "f").await.unwrap();
     let open = bench.vfs.open(ino, WRITE).await.unwrap();
-    bench.vfs.write(open.fh, 0, &[1; 100]).unwrap();
+    bench.vfs.write(open.fh, 0, &[1; 100]).await.unwrap();
     bench.store.plant("f", b"theirs");
     let writer = bench.vfs.writer(ino).unwrap();
     writer
@@ -352,7 +352,7 @@ async fn who_has_a_file_open_goes_on_with_ours_and_the_name_shows_theirs() {
     let told = bench.vfs.open(ours, READ).await.unwrap_err().errno();
     assert_eq!(told, libc::ESTALE, "who still takes it for f looks again");
     assert_eq!(read_file(&bench.vfs, ours).await.unwrap(), vec![1; 100]);
-    bench.vfs.write(fh, 0, b"more").unwrap();
+    bench.vfs.write(fh, 0, b"more").await.unwrap();
     close(&bench.vfs, fh).await.unwrap();
     assert_eq!(bench.store.content("f").unwrap(), "theirs");
     assert_eq!(&beside(&bench)[0].1[..5], b"more\x01");
@@ -376,7 +376,7 @@ async fn a_reader_of_a_file_that_was_diverted_goes_on_reading_ours() {
 #[tokio::test]
 async fn what_is_written_on_after_a_conflict_does_not_overwrite_theirs() {
     let (bench, fh) = conflict(async |bench, fh| {
-        bench.vfs.write(fh, 100, b"and on").unwrap();
+        bench.vfs.write(fh, 100, b"and on").await.unwrap();
     })
     .await;
     close(&bench.vfs, fh).await.unwrap();
@@ -408,7 +408,7 @@ async fn owed() -> (Bench, u64) {
     bench.store.plant("f", b"old");
     let ino = walk(&bench.vfs, "f").await.unwrap();
     let open = bench.vfs.open(ino, TRUNC).await.unwrap();
-    bench.vfs.write(open.fh, 0, b"owed").unwrap();
+    bench.vfs.write(open.fh, 0, b"owed").await.unwrap();
     close(&bench.vfs, open.fh).await.unwrap();
     assert!(bench.vfs.writer(ino).unwrap().owes());
     (bench, ino)

@@ -81,7 +81,7 @@ async fn close(vfs: &Vfs, fh: u64) -> Result<()> {
 
 async fn write_file(vfs: &Vfs, dir: u64, name: &str, bytes: &[u8]) -> u64 {
     let (attr, open) = vfs.create(dir, name, 0o644, TRUNC).await.unwrap();
-    vfs.write(open.fh, 0, bytes).unwrap();
+    vfs.write(open.fh, 0, bytes).await.unwrap();
     close(vfs, open.fh).await.unwrap();
     attr.ino
 }
@@ -183,7 +183,7 @@ async fn run_seed(seed: u64) {
                 let (fh, file) = &mut open[which];
                 let (at, len) = (dice.roll(300), dice.roll(200) as usize + 1);
                 let bytes = vec![dice.roll(255) as u8 + 1; len];
-                vfs.write(*fh, at, &bytes).unwrap();
+                vfs.write(*fh, at, &bytes).await.unwrap();
                 file.seek(SeekFrom::Start(at)).unwrap();
                 file.write_all(&bytes).unwrap();
             }
@@ -401,7 +401,7 @@ async fn truncating_at_open_downloads_nothing() {
     bench.store.plant("f", b"old content");
     let ino = walk(&bench.vfs, "f").await.unwrap();
     let open = bench.vfs.open(ino, TRUNC).await.unwrap();
-    bench.vfs.write(open.fh, 0, b"new").unwrap();
+    bench.vfs.write(open.fh, 0, b"new").await.unwrap();
     close(&bench.vfs, open.fh).await.unwrap();
     assert_eq!(bench.store.content("f").unwrap(), "new");
     assert_eq!(bench.store.count("read"), 0);
@@ -413,7 +413,7 @@ async fn a_write_in_the_middle_fetches_the_rest_only_when_it_is_sealed() {
     bench.store.plant("f", b"0123456789");
     let ino = walk(&bench.vfs, "f").await.unwrap();
     let open = bench.vfs.open(ino, WRITE).await.unwrap();
-    bench.vfs.write(open.fh, 3, b"abc").unwrap();
+    bench.vfs.write(open.fh, 3, b"abc").await.unwrap();
     assert_eq!(bench.store.count("read"), 0);
     close(&bench.vfs, open.fh).await.unwrap();
     assert_eq!(bench.store.content("f").unwrap(), "012abc6789");
@@ -423,7 +423,7 @@ async fn a_write_in_the_middle_fetches_the_rest_only_when_it_is_sealed() {
 async fn another_handle_reads_what_was_just_written() {
     let bench = bench().await;
     let (attr, open) = bench.vfs.create(ROOT, "f", 0o644, TRUNC).await.unwrap();
-    bench.vfs.write(open.fh, 0, b"hello").unwrap();
+    bench.vfs.write(open.fh, 0, b"hello").await.unwrap();
     assert_eq!(read_file(&bench.vfs, attr.ino).await.unwrap(), "hello");
     assert!(bench.store.content("f").is_none());
     close(&bench.vfs, open.fh).await.unwrap();
@@ -492,7 +492,7 @@ async fn a_refusal_at_close_is_remembered_by_the_next_create() {
     };
     bench.store.faults.lock().unwrap().push_back(fault);
     let (_, open) = bench.vfs.create(ROOT, "bad?", 0o644, TRUNC).await.unwrap();
-    bench.vfs.write(open.fh, 0, b"x").unwrap();
+    bench.vfs.write(open.fh, 0, b"x").await.unwrap();
     assert_eq!(
         close(&bench.vfs, open.fh).await.unwrap_err().kind,
         Kind::Invalid
@@ -535,7 +535,7 @@ async fn times_modes_and_attributes_go_with_the_commit_or_at_once() {
     let bench = bench().await;
     let time = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000);
     let (attr, open) = bench.vfs.create(ROOT, "f", 0o755, TRUNC).await.unwrap();
-    bench.vfs.write(open.fh, 0, b"x").unwrap();
+    bench.vfs.write(open.fh, 0, b"x").await.unwrap();
     let change = Change {
         mtime: Some(TimeSet::At(time)),
         ..Change::default()
@@ -618,7 +618,7 @@ async fn a_rename_while_a_part_is_rewritten_keeps_the_rest() {
     bench.store.plant("f", b"0123456789");
     let ino = walk(&bench.vfs, "f").await.unwrap();
     let open = bench.vfs.open(ino, WRITE).await.unwrap();
-    bench.vfs.write(open.fh, 3, b"abc").unwrap();
+    bench.vfs.write(open.fh, 3, b"abc").await.unwrap();
     bench.vfs.rename(ROOT, "f", ROOT, "g", false).await.unwrap();
     let seen = bench.vfs.lookup(ROOT, "f").await;
     assert_eq!(
@@ -719,7 +719,7 @@ async fn a_failed_close_is_shown_and_the_next_sync_can_still_succeed() {
     };
     bench.store.faults.lock().unwrap().push_back(fault);
     let (attr, open) = bench.vfs.create(ROOT, "f", 0o644, TRUNC).await.unwrap();
-    bench.vfs.write(open.fh, 0, b"x").unwrap();
+    bench.vfs.write(open.fh, 0, b"x").await.unwrap();
     assert_eq!(
         bench.vfs.flush(open.fh).await.unwrap_err().errno(),
         libc::EACCES
@@ -773,7 +773,7 @@ async fn an_error_after_the_last_close_is_told_at_the_next_open() {
 async fn drain_takes_no_new_writes_and_leaves_what_is_open_alone() {
     let bench = bench().await;
     let (_, open) = bench.vfs.create(ROOT, "f", 0o644, TRUNC).await.unwrap();
-    bench.vfs.write(open.fh, 0, b"half").unwrap();
+    bench.vfs.write(open.fh, 0, b"half").await.unwrap();
     let left = bench.vfs.drain(Duration::from_secs(600)).await;
     assert_eq!(
         left,
@@ -783,7 +783,7 @@ async fn drain_takes_no_new_writes_and_leaves_what_is_open_alone() {
         }
     );
     assert_eq!(
-        bench.vfs.write(open.fh, 4, b"x").unwrap_err().errno(),
+        bench.vfs.write(open.fh, 4, b"x").await.unwrap_err().errno(),
         libc::EROFS
     );
     assert!(bench.store.content("f").is_none());
