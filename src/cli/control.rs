@@ -3,6 +3,9 @@
 
 use super::mountpoint;
 use crate::vfs::{FileStatus, Status, Vfs};
+use crate::write::unsent::Unsent;
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::fs::{DirBuilder, File, Permissions};
@@ -41,6 +44,20 @@ pub(super) enum Request {
         /// For at most so long; without it as long as there is progress.
         limit_ms: Option<u64>,
     },
+    /// What stays in the spool.
+    Unsent,
+    /// Send these again, all at once.
+    Retry {
+        /// As `Unsent` names them.
+        ids: Vec<String>,
+    },
+    /// Remove this one.
+    Discard {
+        /// As `Unsent` names it.
+        id: String,
+        /// Although a program was told that it is safe.
+        force: bool,
+    },
 }
 
 /// What the mount's process answers.
@@ -72,6 +89,17 @@ pub(super) enum Answer {
         /// The process.
         pid: i32,
     },
+    /// To `Unsent`.
+    Unsent(Stay),
+    /// To `Retry`, for each one as it ends.
+    Retried {
+        /// Which.
+        id: String,
+        /// Why the store does not have it; nothing if it does.
+        error: Option<String>,
+    },
+    /// To `Discard`.
+    Discarded,
     /// The request could not be met.
     Refused {
         /// Why, in a sentence.
@@ -95,6 +123,19 @@ pub(super) struct Report {
     /// The rest.
     #[serde(flatten)]
     pub(super) status: Status,
+}
+
+/// What stays in the spool of a mount.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct Stay {
+    /// What is mounted.
+    pub(super) source: String,
+    /// Where.
+    pub(super) mountpoint: PathBuf,
+    /// The folders of its spool.
+    pub(super) folders: Vec<PathBuf>,
+    /// The versions, oldest first.
+    pub(super) unsent: Vec<Unsent>,
 }
 
 /// A wish to unmount, for the process's main loop.
@@ -244,6 +285,44 @@ impl Control {
                 let file = self.vfs.file_status(&path);
                 write_line(&mut writer, &Answer::File { file }).await
             }
+            Ok(Request::Unsent) => {
+                let vfs = Arc::clone(&self.vfs);
+                let listed = tokio::task::spawn_blocking(move || vfs.unsent()).await?;
+                let answer = match listed {
+                    Ok(unsent) => Answer::Unsent(Stay {
+                        source: self.source.clone(),
+                        mountpoint: self.mountpoint.clone(),
+                        folders: self.vfs.spool_folders(),
+                        unsent,
+                    }),
+                    Err(why) => Answer::Refused {
+                        why: why.to_string(),
+                    },
+                };
+                write_line(&mut writer, &answer).await
+            }
+            Ok(Request::Retry { ids }) => {
+                let mut tries: FuturesUnordered<_> = (ids.into_iter())
+                    .map(|id| async {
+                        let done = self.vfs.retry(&id).await;
+                        let error = done.err().map(|why| why.to_string());
+                        Answer::Retried { id, error }
+                    })
+                    .collect();
+                while let Some(answer) = tries.next().await {
+                    write_line(&mut writer, &answer).await?;
+                }
+                Ok(())
+            }
+            Ok(Request::Discard { id, force }) => {
+                let answer = match self.vfs.discard(&id, force).await {
+                    Ok(()) => Answer::Discarded,
+                    Err(why) => Answer::Refused {
+                        why: why.to_string(),
+                    },
+                };
+                write_line(&mut writer, &answer).await
+            }
             Ok(Request::Umount { limit_ms }) => {
                 let (sender, mut answers) = mpsc::unbounded_channel();
                 let (_until_written, written) = oneshot::channel();
@@ -292,15 +371,26 @@ impl Client {
     /// # Errors
     /// A sentence if there is no assetfs mount, or its process does not answer.
     pub(super) fn ask(mountpoint: &Path, request: &Request) -> Result<Self, String> {
+        Client::ask_at(&socket_of(mountpoint)?, mountpoint, request)
+    }
+
+    /// Asks the process that listens at `socket`, about its mount at `mountpoint`.
+    ///
+    /// # Errors
+    /// A sentence if it does not answer.
+    pub(super) fn ask_at(
+        socket: &Path,
+        mountpoint: &Path,
+        request: &Request,
+    ) -> Result<Self, String> {
         let shown = mountpoint.display();
-        let socket = socket_of(mountpoint)?;
         let gone = |why: std::io::Error| {
             format!(
                 "the process of {shown} does not answer at {}: {why}",
                 socket.display()
             )
         };
-        let (_dir, short) = short(&socket).map_err(gone)?;
+        let (_dir, short) = short(socket).map_err(gone)?;
         let mut stream = UnixStream::connect(short).map_err(gone)?;
         let mut line = serde_json::to_vec(request).map_err(|why| why.to_string())?;
         line.push(b'\n');
@@ -370,7 +460,7 @@ pub(super) fn is_foreign(why: Errno) -> bool {
     matches!(why, Errno::NODATA | Errno::OPNOTSUPP)
 }
 
-fn socket_of(mountpoint: &Path) -> Result<PathBuf, String> {
+pub(super) fn socket_of(mountpoint: &Path) -> Result<PathBuf, String> {
     let shown = mountpoint.display();
     attribute(mountpoint).map_err(|why| match why {
         Errno::NOTCONN => mountpoint::dead(mountpoint),
@@ -392,6 +482,14 @@ mod tests {
                 path: "/a b".into(),
             },
             Request::Umount { limit_ms: Some(5) },
+            Request::Unsent,
+            Request::Retry {
+                ids: vec!["0a-1".into()],
+            },
+            Request::Discard {
+                id: "0a-1".into(),
+                force: true,
+            },
         ] {
             let line = serde_json::to_string(&request).unwrap();
             assert!(!line.contains('\n'));

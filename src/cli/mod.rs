@@ -13,6 +13,7 @@ mod signals;
 mod status;
 mod store;
 mod umount;
+mod unsent;
 mod wait;
 
 use crate::config::{self, Env, Given, Settings, units};
@@ -60,6 +61,8 @@ enum Command {
     Status(status::StatusArgs),
     /// Wait until these files are committed (exit status 1: one failed; 124: not in time)
     Wait(wait::WaitArgs),
+    /// What a crash or an error left in the spool: list it, send it again, copy it out, discard it
+    Unsent(unsent::UnsentArgs),
     /// Speak a store's API over a folder, to try everything without an account
     Serve(serve::ServeArgs),
     /// Print the completions of a shell
@@ -169,6 +172,7 @@ fn assetfs(argv: &[OsString]) -> Ended {
         Command::Umount(args) => umount::umount(&args),
         Command::Status(args) => status::status(&args),
         Command::Wait(args) => wait::wait(&args),
+        Command::Unsent(args) => unsent::unsent(&args),
         Command::Serve(args) => serve::serve(&args),
         Command::Completions { shell } => {
             let mut text = Vec::new();

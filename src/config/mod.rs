@@ -262,6 +262,36 @@ pub fn state_dir(env: &Env) -> Result<PathBuf, String> {
         .ok_or_else(|| "there is no HOME for the state: give --state-dir PATH".to_owned())
 }
 
+/// The state directory of a command that mounts nothing: flag, variable, top of the configuration file,
+/// default.
+///
+/// # Errors
+/// A sentence if the configuration file is wrong, or there is no home directory.
+pub fn state_dir_for(flag: Option<&Path>, env: &Env) -> Result<PathBuf, String> {
+    if let Some(given) = flag {
+        return Ok(given.to_owned());
+    }
+    let mut layers = Layers::default();
+    for key in ["config", "state_dir"] {
+        if let Some(value) = env.vars.get(&variable(key)) {
+            layers.offer(key, value, &variable(key));
+        }
+    }
+    if let Some((given, _)) = layers.0.get("state_dir") {
+        return Ok(given.into());
+    }
+    let (config, must_be) = config_path(&layers, env);
+    let file = if must_be || config.exists() {
+        File::read(&config)?
+    } else {
+        File::default()
+    };
+    match file.top.pairs.get("state_dir") {
+        Some(given) => Ok(given.into()),
+        None => state_dir(env),
+    }
+}
+
 /// The configuration file and whether it must exist.
 fn config_path(layers: &Layers, env: &Env) -> (PathBuf, bool) {
     match layers.0.get("config") {

@@ -4,7 +4,8 @@ use crate::error::{Error, Kind, Result};
 use crate::store::Kind as EntryKind;
 use crate::vfs::{Attr, Open, OpenFlags, Statfs};
 use fuser::{
-    Errno, FileAttr, FileType, FopenFlags, Generation, INodeNo, ReplyEmpty, ReplyEntry, ReplyXattr,
+    Errno, FileAttr, FileType, FopenFlags, Generation, INodeNo, ReplyEmpty, ReplyEntry, ReplyWrite,
+    ReplyXattr,
 };
 use std::ffi::OsStr;
 use std::time::{Duration, SystemTime};
@@ -85,6 +86,13 @@ pub(super) fn reply_empty(reply: ReplyEmpty, op: &str, ino: u64, result: Result<
     match result {
         Ok(()) => reply.ok(),
         Err(error) => reply.error(errno(op, ino, &error)),
+    }
+}
+
+pub(super) fn reply_written(reply: ReplyWrite, len: usize, ino: u64, result: Result<()>) {
+    match result {
+        Ok(()) => reply.written(len as u32),
+        Err(error) => reply.error(errno("write", ino, &error)),
     }
 }
 

@@ -14,7 +14,7 @@ use crate::error::Kind;
 use crate::vfs::{Change, OpenFlags, Statfs, TimeSet, Vfs};
 use answer::{
     NAME_MAX, errno, file_attr, file_type, fopen_flags, nothing, open_flags, reply_empty,
-    reply_entry, reply_xattr, text,
+    reply_entry, reply_written, reply_xattr, text,
 };
 use dirs::Dirs;
 use fuser::{
@@ -422,18 +422,14 @@ impl Filesystem for Fs {
         _lock_owner: Option<LockOwner>,
         reply: ReplyWrite,
     ) {
-        let answer = move |reply: ReplyWrite, len: usize, done: crate::error::Result<()>| match done {
-            Ok(()) => reply.written(len as u32),
-            Err(error) => reply.error(errno("write", ino.0, &error)),
-        };
         if let Some(done) = self.vfs.write_now(fh.0, offset, data) {
-            return answer(reply, data.len(), done);
+            return reply_written(reply, data.len(), ino.0, done);
         }
         // Only what has to wait is copied out of the kernel's buffer.
         let (vfs, data) = (self.vfs.clone(), data.to_vec());
         self.serve(async move {
             let done = vfs.write(fh.0, offset, &data).await;
-            answer(reply, data.len(), done);
+            reply_written(reply, data.len(), ino.0, done);
         });
     }
 

@@ -225,7 +225,11 @@ impl Vfs {
     /// Removes what stays in the spool. What is owed only with `force`.
     pub async fn discard(&self, id: &str, force: bool) -> Result<()> {
         let unsent = self.unsent_by_id(id).await?;
-        let busy = |why| Error::new(Kind::Busy, "discard").at(unsent.name()).said(why);
+        let busy = |why| {
+            Error::new(Kind::Busy, "discard")
+                .at(unsent.name())
+                .said(why)
+        };
         if unsent.state == Stays::Owed && !force {
             return Err(busy("a program was told that it is safe"));
         }

@@ -212,7 +212,9 @@ impl Writer {
             inner.owed = None;
             inner.session = Session::default();
             // Nothing is to be kept that is not kept already.
-            inner.session.on(Event::Broke(Error::new(Kind::Cancelled, "commit")));
+            inner
+                .session
+                .on(Event::Broke(Error::new(Kind::Cancelled, "commit")));
             inner.session.tell();
         }
         Ok(writer)

@@ -73,7 +73,10 @@ impl Budget {
     /// Takes `more` bytes; `Full` beyond the budget. `open`: for a version that is being written.
     pub(super) fn take(&self, more: u64, open: bool) -> Result<()> {
         let before = self.taken.fetch_add(more, Ordering::Relaxed);
-        if self.max.is_some_and(|max| before.saturating_add(more) > max) {
+        if self
+            .max
+            .is_some_and(|max| before.saturating_add(more) > max)
+        {
             self.taken.fetch_sub(more, Ordering::Relaxed);
             return Err(Error::new(Kind::Full, "write to spool").said(FULL));
         }

@@ -198,9 +198,9 @@ impl Spool {
 
     /// Takes up again what nobody holds any more; `data` is its data file.
     pub fn reopen(self: &Arc<Self>, data: &Path) -> Result<(Arc<SpoolFile>, Record)> {
-        let opened = self.take(&data.with_extension("json")).map_err(|why| {
-            Error::new(Kind::Local(libc::EIO), "reopen spool file").said(&why)
-        })?;
+        let opened = self
+            .take(&data.with_extension("json"))
+            .map_err(|why| Error::new(Kind::Local(libc::EIO), "reopen spool file").said(&why))?;
         let counted = self.left().remove(data).unwrap_or_default();
         self.room.give(counted, false);
         Ok(opened)

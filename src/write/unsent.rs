@@ -183,7 +183,9 @@ pub fn remove(data: &Path) -> Result<()> {
     let failed = |e| Error::local("remove from spool", e).at(data.display().to_string());
     for ending in ["json", "sums", "data"] {
         match std::fs::remove_file(data.with_extension(ending)) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(failed(error)),
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(failed(error));
+            }
             _ => {}
         }
     }
@@ -367,7 +369,7 @@ mod tests {
     fn everything_that_stays_is_listed_with_its_state_and_a_damaged_record_is_odd() {
         let dir = tempfile::tempdir().unwrap();
         let folder = left(dir.path(), &[7; 100]);
-        assert_eq!(folders(dir.path()), [folder.clone()]);
+        assert_eq!(folders(dir.path()), std::slice::from_ref(&folder));
         let all = list(&folder).unwrap();
         let mut seen: Vec<_> = all
             .iter()
@@ -416,6 +418,9 @@ mod tests {
             .unwrap_err();
         assert_eq!(error.kind, Kind::Mismatch);
         let said = error.to_string();
-        assert!(said.contains("/refused") && said.contains("131072 to 199999"), "{said}");
+        assert!(
+            said.contains("/refused") && said.contains("131072 to 199999"),
+            "{said}"
+        );
     }
 }

@@ -200,7 +200,12 @@ async fn a_write_that_failed_is_not_published_by_the_close_that_follows() {
     let open = bench.vfs.open(ino, TRUNC).await.unwrap();
     bench.vfs.write(open.fh, 0, &[1; 60]).await.unwrap();
     assert_eq!(
-        bench.vfs.write(open.fh, 60, &[1; 60]).await.unwrap_err().errno(),
+        bench
+            .vfs
+            .write(open.fh, 60, &[1; 60])
+            .await
+            .unwrap_err()
+            .errno(),
         libc::ENOSPC
     );
     assert_eq!(
