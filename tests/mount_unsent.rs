@@ -7,7 +7,6 @@ mod common;
 use assetfs::serve::{Action, Rule};
 use common::mount::{Ended, Given, Mount, given};
 use rustix::process::Signal;
-use std::io::Write;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
@@ -102,7 +101,7 @@ fn a_refused_upload_is_listed_exported_and_sent_when_the_server_is_mended() {
 
 #[test]
 fn a_refusal_is_retried_or_discarded_after_a_remount_too() {
-    let denied = Rule::answer(403).method("PUT").path("content/");
+    let denied = Rule::answer(403).path("content/");
     given().rules([denied]).leaves_unsent().mounted(|m| {
         for name in ["a", "b", "c"] {
             assert_eq!(m.put(name, format!("mine {name}")), "close EACCES");
@@ -137,7 +136,7 @@ fn a_refusal_is_retried_or_discarded_after_a_remount_too() {
 
 #[test]
 fn a_refusal_of_this_mount_is_discarded_and_the_stores_version_shown_again() {
-    let denied = Rule::answer(403).method("PUT").path("content/");
+    let denied = Rule::answer(403).path("content/");
     let setup = given().on_server("old", "old").rules([denied]);
     setup.leaves_unsent().mounted(|m| {
         assert_eq!(m.put("old", "mine"), "close EACCES");
@@ -157,15 +156,23 @@ fn a_refusal_of_this_mount_is_discarded_and_the_stores_version_shown_again() {
     });
 }
 
+/// Writes a part of `a` and holds it open.
+const HOLD: &str = "import os,sys
+f=os.open(os.environ['M']+'/a',os.O_WRONLY|os.O_CREAT,0o644)
+os.write(f,b'\\x07'*100000)
+for line in sys.stdin: print('yes',flush=True)
+";
+
 #[test]
 fn what_was_open_at_a_crash_is_torn_exported_and_never_sent() {
     given().leaves_unsent().mounted(|m| {
-        let mut file = m.open("a", rustix::fs::OFlags::WRONLY | rustix::fs::OFlags::CREATE);
-        file.as_mut().unwrap().write_all(&[7; 100_000]).unwrap();
+        m.make("hold.py", HOLD);
+        let mut program = m.talk("exec python3 hold.py");
+        program.say("is it written?");
         assert_eq!(states(m), Vec::<String>::new(), "it is being written");
         m.signal(Signal::KILL);
         assert_eq!(m.wait_for_end(), None);
-        drop(file);
+        program.end();
         m.sh("fusermount3 -u $M");
         let look = |m: &Mount| {
             assert_eq!(states(m), ["torn /a 100000"]);
@@ -187,9 +194,11 @@ fn what_was_open_at_a_crash_is_torn_exported_and_never_sent() {
 
 #[test]
 fn what_is_owed_is_listed_without_a_mount_and_sent_by_the_next() {
-    spooling().mounted(|m| {
-        m.stop_server();
+    let full = Rule::answer(507).path("content/");
+    spooling().rules([full]).mounted(|m| {
         m.write("a", "promised");
+        m.logs("/a: owed, tried again in");
+        m.stop_server();
         assert_eq!(states(m), ["owed /a 8"]);
         let ended = m.assetfs(&["umount", "--timeout=1s", word(&m.root())]);
         assert_eq!(ended.status.code(), Some(3), "{ended:?}");

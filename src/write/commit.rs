@@ -534,6 +534,13 @@ pub async fn remove_stray(store: &dyn Store, place: &Place, stray: &Entry) -> Re
 
 impl Inner {
     fn freeze(&mut self, context: &super::Context) -> Result<Arc<Content>> {
+        if self.top.is_none()
+            && let Some(frozen) = &self.frozen
+            && frozen.layer.missing().is_empty()
+        {
+            // Once more as it is; what its record says stands meanwhile.
+            return Ok(frozen.clone());
+        }
         self.top(context)?;
         let frozen = Arc::new(self.top.take().ok_or(Error::new(Kind::Protocol, "seal"))?);
         self.frozen = Some(frozen.clone());

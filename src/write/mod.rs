@@ -239,7 +239,10 @@ impl Writer {
                 (path, kept.then_some(false))
             })
             .collect();
-        spooled.extend(owed.map(|owed| (owed, Some(true))));
+        // Of what is open more is to come, unless it failed.
+        let failed = matches!(inner.session.last(), Last::Failed { .. });
+        let shown = failed || !inner.session.is_open();
+        spooled.extend(owed.map(|owed| (owed, shown.then_some(true))));
         spooled
     }
 
