@@ -9,6 +9,7 @@ use super::Target;
 use super::record::{Class, FORMAT, Record};
 use super::sums::{self, BLOCK, Sum, Sums};
 use crate::error::{Error, Kind, Result};
+use crate::failpoint::{self, Group};
 use crate::store::Source;
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
@@ -29,6 +30,9 @@ pub struct Spool {
     _locks: Vec<File>,
     next: AtomicU64,
     bytes: AtomicU64,
+    /// The time in the newest record: no record is older than one that was written before it, whatever
+    /// the clock does.
+    last_ms: AtomicU64,
     max: Option<u64>,
     /// Leave everything where it is: the process ends.
     frozen: AtomicBool,
@@ -62,6 +66,10 @@ impl Spool {
         if dirs.is_empty() {
             let path = root.join(uuid::Uuid::new_v4().simple().to_string());
             make_dir(&path).map_err(failed)?;
+            // A promise in it must find its folder after a power cut.
+            for above in path.ancestors().skip(1).take(NEW_FOLDERS) {
+                sync_dir(above).map_err(failed)?;
+            }
             let lock = lock_dir(&path).map_err(failed)?;
             let lock = lock.ok_or_else(|| Error::new(Kind::Busy, "open spool"))?;
             dirs.push((path, lock));
@@ -72,6 +80,7 @@ impl Spool {
             _locks: locks,
             next: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
+            last_ms: AtomicU64::new(0),
             max,
             frozen: AtomicBool::new(false),
         });
@@ -80,25 +89,33 @@ impl Spool {
             spool.scan(dir, &mut found).map_err(failed)?;
         }
         found.files.sort_by_key(|(_, record)| record.at_ms);
+        if let Some((_, newest)) = found.files.last() {
+            spool.last_ms.store(newest.at_ms, Ordering::Relaxed);
+        }
         Ok((spool, found))
     }
 
     fn scan(self: &Arc<Self>, dir: &Path, found: &mut Found) -> std::io::Result<()> {
-        for row in std::fs::read_dir(dir)? {
-            let path = row?.path();
+        let rows = std::fs::read_dir(dir)?.map(|row| row.map(|row| row.path()));
+        let mut paths = rows.collect::<std::io::Result<Vec<_>>>()?;
+        paths.retain(|path| path.extension().is_some_and(|e| e != "cache") || !clear(path));
+        for path in paths {
+            if !path.exists() {
+                continue;
+            }
             let stem = path.file_stem().and_then(|s| s.to_str());
             let number: Option<u64> = stem.and_then(|s| s.parse().ok());
             if let Some(number) = number {
                 self.next.fetch_max(number + 1, Ordering::Relaxed);
             }
             match path.extension().and_then(|e| e.to_str()) {
-                Some("cache" | "new") => std::fs::remove_file(&path)?,
+                Some("new") => remove(&path),
+                // A crash between its making and its first record.
+                Some("data") if is_new(&path) => remove(&path),
                 Some("data") if !path.with_extension("json").exists() => {
                     found.odd.push(format!("{} has no record", path.display()));
                 }
-                Some("sums") if !path.with_extension("data").exists() => {
-                    std::fs::remove_file(&path)?;
-                }
+                Some("sums") if !path.with_extension("data").exists() => remove(&path),
                 Some("json") => match self.take(&path) {
                     Ok(file) => found.files.push(file),
                     Err(why) => found.odd.push(format!("{}: {why}", path.display())),
@@ -164,6 +181,7 @@ impl Spool {
         let stem = self.dir.join(number.to_string());
         let mut how = OpenOptions::new();
         how.read(true).write(true).create_new(true).mode(0o600);
+        failpoint::cross(Group::Spool, "create data");
         let file = how.open(stem.with_extension("data"));
         let file = file.map_err(|e| Error::local("create spool file", e))?;
         let file = Arc::new(SpoolFile {
@@ -180,6 +198,37 @@ impl Spool {
         file.write_record(&Record::new(Class::Torn, target.clone()), false)?;
         Ok(file)
     }
+}
+
+/// Folders that [`Spool::open`] may have made above the one of a mount: `spool/STORE` below the state
+/// directory, and that itself.
+const NEW_FOLDERS: usize = 3;
+
+fn sync_dir(dir: &Path) -> std::io::Result<()> {
+    File::open(dir)?.sync_all()
+}
+
+/// Removes a file that nobody needs; what cannot be removed is told.
+fn remove(path: &Path) {
+    failpoint::cross(Group::Spool, "remove");
+    if let Err(error) = std::fs::remove_file(path)
+        && error.kind() != std::io::ErrorKind::NotFound
+    {
+        log::warn!("cannot remove {}: {error}", path.display());
+    }
+}
+
+/// Removes a cache that an earlier process left, with what belonged to it; `true`.
+fn clear(cache: &Path) -> bool {
+    for ending in ["json", "sums", "cache"] {
+        remove(&cache.with_extension(ending));
+    }
+    true
+}
+
+/// Whether a data file was made and nothing else.
+fn is_new(data: &Path) -> bool {
+    !data.with_extension("json").exists() && data.metadata().is_ok_and(|meta| meta.len() == 0)
 }
 
 fn make_dir(path: &Path) -> std::io::Result<()> {
@@ -279,6 +328,7 @@ impl SpoolFile {
 
     /// Makes bytes, checksums and record durable: from here on the promise of `record` stands.
     pub fn promise(&self, record: &Record) -> Result<()> {
+        failpoint::cross(Group::Spool, "sync data");
         self.file
             .sync_all()
             .map_err(|e| Error::local("sync spool file", e))?;
@@ -294,7 +344,18 @@ impl SpoolFile {
     /// Writes the record anew; durable if asked.
     pub fn write_record(&self, record: &Record, durable: bool) -> Result<()> {
         self.to_data(record.size)?;
-        let text = serde_json::to_vec(record)
+        self.put_record(record, durable)
+    }
+
+    fn put_record(&self, record: &Record, durable: bool) -> Result<()> {
+        let mut record = record.clone();
+        let later = |last: u64| Some(record.at_ms.max(last + 1));
+        let last_ms = &self.spool.last_ms;
+        // The order in which they are written is the order of their times.
+        record.at_ms = match last_ms.fetch_update(Ordering::Relaxed, Ordering::Relaxed, later) {
+            Ok(last) | Err(last) => record.at_ms.max(last + 1),
+        };
+        let text = serde_json::to_vec(&record)
             .map_err(|e| Error::new(Kind::Invalid, "write spool record").because(e))?;
         self.write_beside("json", &text, durable)?;
         self.state().class = record.class;
@@ -308,18 +369,22 @@ impl SpoolFile {
         let new = self.stem.with_extension(format!("{ending}.new"));
         let mut how = OpenOptions::new();
         how.write(true).create(true).truncate(true).mode(0o600);
+        let cross = |what: &str| failpoint::cross(Group::Spool, format_args!("{what} {ending}"));
+        cross("create");
         let mut file = how.open(&new).map_err(failed)?;
+        cross("write");
         file.write_all(bytes).map_err(failed)?;
         if durable {
+            cross("sync");
             file.sync_all().map_err(failed)?;
         }
+        cross("rename");
         std::fs::rename(&new, &path).map_err(failed)?;
-        if durable { self.sync_dir() } else { Ok(()) }
-    }
-
-    fn sync_dir(&self) -> Result<()> {
-        let dir = File::open(self.stem.parent().unwrap_or(Path::new("/")));
-        dir.and_then(|dir| dir.sync_all())
+        if !durable {
+            return Ok(());
+        }
+        cross("sync folder of");
+        sync_dir(self.stem.parent().unwrap_or(Path::new("/")))
             .map_err(|e| Error::local("sync spool folder", e))
     }
 
@@ -327,19 +392,22 @@ impl SpoolFile {
     pub fn to_cache(&self) {
         self.uncharge(u64::MAX);
         let mut state = self.state();
-        if state.home == Home::Data {
-            let cached = std::fs::rename(self.path(), self.stem.with_extension("cache"));
-            state.home = if cached.is_ok() {
-                Home::Cache
-            } else {
-                Home::Data
-            };
-        }
+        self.cache_locked(&mut state);
         if state.home != Home::Nowhere {
-            let _ = std::fs::remove_file(self.stem.with_extension("json"));
-            let _ = std::fs::remove_file(self.stem.with_extension("sums"));
+            remove(&self.stem.with_extension("json"));
+            remove(&self.stem.with_extension("sums"));
         }
         state.class = Class::Torn;
+    }
+
+    /// One rename takes every promise away: a start removes a cache and whatever lies beside it.
+    fn cache_locked(&self, state: &mut State) {
+        if state.home == Home::Data {
+            failpoint::cross(Group::Spool, "rename to cache");
+            if std::fs::rename(self.path(), self.stem.with_extension("cache")).is_ok() {
+                state.home = Home::Cache;
+            }
+        }
     }
 
     /// A cache becomes a data file again, `size` bytes of which are in use.
@@ -347,6 +415,7 @@ impl SpoolFile {
         let mut state = self.state();
         if state.home == Home::Cache {
             self.charge(size)?;
+            failpoint::cross(Group::Spool, "rename from cache");
             std::fs::rename(self.stem.with_extension("cache"), self.path())
                 .map_err(|e| Error::local("reopen spool file", e))?;
             state.home = Home::Data;
@@ -357,13 +426,12 @@ impl SpoolFile {
     /// It is about to be written again; `size` bytes of it are in use.
     pub fn to_torn(&self, target: &Target, size: u64) -> Result<()> {
         let home = self.state().home;
-        if home == Home::Cache {
-            self.to_data(size)?;
-        }
         if home == Home::Nowhere || (home == Home::Data && self.class() == Class::Torn) {
             return Ok(());
         }
-        self.write_record(&Record::new(Class::Torn, target.clone()), false)
+        // The record is there before the bytes have a name that needs one.
+        self.put_record(&Record::new(Class::Torn, target.clone()), false)?;
+        self.to_data(size)
     }
 
     /// It stays on disk, whatever it is.
@@ -374,27 +442,21 @@ impl SpoolFile {
     /// Nobody wants it any more: it leaves the disk when the last holder is gone, its name at once.
     pub fn discard(&self) {
         let mut state = self.state();
-        self.remove(state.home);
-        *state = State {
-            class: Class::Torn,
-            home: Home::Nowhere,
-        };
+        self.remove_locked(&mut state);
+        state.class = Class::Torn;
     }
 
-    fn remove(&self, home: Home) {
-        let endings: &[&str] = match home {
+    fn remove_locked(&self, state: &mut State) {
+        self.cache_locked(state);
+        let endings: &[&str] = match state.home {
             Home::Data => &["json", "sums", "data"],
             Home::Cache => &["json", "sums", "cache"],
             Home::Nowhere => &[],
         };
         for ending in endings {
-            let path = self.stem.with_extension(ending);
-            if let Err(error) = std::fs::remove_file(&path)
-                && error.kind() != std::io::ErrorKind::NotFound
-            {
-                log::warn!("cannot remove {}: {error}", path.display());
-            }
+            remove(&self.stem.with_extension(ending));
         }
+        state.home = Home::Nowhere;
     }
 
     /// Writes all of `bytes` at `offset`, `fresh` of which were not in this file before; `Full` beyond
@@ -408,6 +470,7 @@ impl SpoolFile {
             let part = &bytes[from..from + piece.len()];
             sums.write(block, piece.start, part, |sum| self.checked(block, sum))?;
         }
+        failpoint::cross(Group::Spool, "write data");
         let written = self.file.write_all_at(bytes, offset);
         if written.is_err() {
             // Some of it may be there: what is there now counts.
@@ -463,6 +526,7 @@ impl SpoolFile {
     pub fn set_len(&self, len: u64) -> Result<()> {
         let mut sums = self.sums.write().unwrap_or_else(PoisonError::into_inner);
         sums.cut(len, |block, sum| self.checked(block, sum))?;
+        failpoint::cross(Group::Spool, "cut data");
         self.file
             .set_len(len)
             .map_err(|e| Error::local("resize spool file", e))
@@ -534,11 +598,11 @@ impl Drop for SpoolFile {
         self.spool
             .bytes
             .fetch_sub(*self.charged.get_mut(), Ordering::Relaxed);
-        let state = *self.state();
+        let mut state = *self.state();
         // What was promised or refused outlives us; so does everything once the process ends.
         let stays = state.class != Class::Torn || self.spool.frozen.load(Ordering::Acquire);
         if !stays {
-            self.remove(state.home);
+            self.remove_locked(&mut state);
         }
     }
 }
