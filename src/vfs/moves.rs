@@ -6,7 +6,7 @@ use super::tree::ROOT;
 use super::{Vfs, lock};
 use crate::error::{Error, Kind, Result};
 use crate::store::{Entry, Kind as EntryKind, Place};
-use crate::write::Target;
+use crate::write::{Target, Writer};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -101,7 +101,9 @@ impl Vfs {
             .place(new_parent, new_name)
             .ok_or_else(missing)?;
         self.part_from_ghost(new_parent, new_name).await?;
-        // Nothing may arrive under the new name after this file has.
+        // Nothing may arrive under the new name after this file has; what is owed of it stays in the spool
+        // until this file is safe.
+        let kept = over.and_then(|over| Kept::new(self, over));
         let mut replaced = match over {
             Some(over) => {
                 let gone = async { Ok(self.give_up(over).await) };
@@ -166,6 +168,11 @@ impl Vfs {
             Ok(result) => result,
             Err(_) => {
                 log::info!("{new_name}: the rename goes on as a copy in the background");
+                self.write.rt.spawn(async move {
+                    // Either way it has ended then.
+                    drop(writer.settled().await);
+                    drop(kept);
+                });
                 Ok(())
             }
         }
@@ -376,6 +383,24 @@ impl Vfs {
             debug_assert!(tree.get(ROOT).is_some());
             Ok(())
         })
+    }
+}
+
+/// Keeps what is owed of a file that is about to lose its name.
+#[derive(Debug)]
+struct Kept(Arc<Writer>);
+
+impl Kept {
+    fn new(vfs: &Vfs, ino: u64) -> Option<Self> {
+        let writer = vfs.tree().get(ino).and_then(|node| node.writer.clone())?;
+        writer.opened();
+        Some(Kept(writer))
+    }
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        self.0.released();
     }
 }
 

@@ -519,8 +519,7 @@ impl Writer {
         let Some((file, record)) = owed else {
             return Ok(());
         };
-        self.blocking("note", move || file.write_record(&record, true))
-            .await
+        self.blocking("note", move || file.note(&record)).await
     }
 
     /// Waits until the store has what was written, or it is known that it will not; `Busy` if a program

@@ -30,9 +30,6 @@ pub struct Spool {
     _locks: Vec<File>,
     next: AtomicU64,
     bytes: AtomicU64,
-    /// The time in the newest record: no record is older than one that was written before it, whatever
-    /// the clock does.
-    last_ms: AtomicU64,
     max: Option<u64>,
     /// Leave everything where it is: the process ends.
     frozen: AtomicBool,
@@ -80,7 +77,6 @@ impl Spool {
             _locks: locks,
             next: AtomicU64::new(0),
             bytes: AtomicU64::new(0),
-            last_ms: AtomicU64::new(0),
             max,
             frozen: AtomicBool::new(false),
         });
@@ -90,7 +86,7 @@ impl Spool {
         }
         found.files.sort_by_key(|(_, record)| record.at_ms);
         if let Some((_, newest)) = found.files.last() {
-            spool.last_ms.store(newest.at_ms, Ordering::Relaxed);
+            LAST_MS.fetch_max(newest.at_ms, Ordering::Relaxed);
         }
         Ok((spool, found))
     }
@@ -159,6 +155,7 @@ impl Spool {
                 class: record.class,
                 home: Home::Data,
             }),
+            written: Mutex::new(record.at_ms),
             sums: RwLock::new(sums),
         };
         Ok((Arc::new(file), record))
@@ -193,6 +190,7 @@ impl Spool {
                 class: Class::Torn,
                 home: Home::Data,
             }),
+            written: Mutex::default(),
             sums: RwLock::default(),
         });
         file.write_record(&Record::new(Class::Torn, target.clone()), false)?;
@@ -251,11 +249,25 @@ fn lock_dir(path: &Path) -> std::io::Result<Option<File>> {
     }
 }
 
+/// The time in the newest record: none is as old as one that was made before it, whatever the clock does.
+static LAST_MS: AtomicU64 = AtomicU64::new(0);
+
+/// A time later than that of every record so far.
+fn next_ms() -> u64 {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    let now = now.map_or(0, |d| d.as_millis() as u64);
+    let next = |last: u64| now.max(last + 1);
+    match LAST_MS.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |last| {
+        Some(next(last))
+    }) {
+        Ok(last) | Err(last) => next(last),
+    }
+}
+
 impl Record {
     /// A record of now.
     #[must_use]
     pub fn new(class: Class, target: Target) -> Self {
-        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
         Record {
             format: FORMAT,
             class,
@@ -264,7 +276,7 @@ impl Record {
             digests: crate::store::Digests::default(),
             upload: None,
             error: None,
-            at_ms: now.map_or(0, |d| d.as_millis() as u64),
+            at_ms: next_ms(),
         }
     }
 }
@@ -296,6 +308,8 @@ pub struct SpoolFile {
     /// Bytes counted against the budget.
     charged: AtomicU64,
     state: Mutex<State>,
+    /// The time of the record on the disk; held while another is written. Before `state`.
+    written: Mutex<u64>,
     /// Readers share, a writer is alone: a block and its checksum change together.
     sums: RwLock<Sums>,
 }
@@ -337,33 +351,57 @@ impl SpoolFile {
             .read()
             .unwrap_or_else(PoisonError::into_inner)
             .to_bytes();
-        self.write_beside("sums", &sums, true)?;
+        self.write_beside("sums", &sums, true, |_| true)?;
         self.write_record(record, true)
     }
 
     /// Writes the record anew; durable if asked.
     pub fn write_record(&self, record: &Record, durable: bool) -> Result<()> {
-        self.to_data(record.size)?;
-        self.put_record(record, durable)
+        self.put_record(record, record.size, durable, |_| true)
     }
 
-    fn put_record(&self, record: &Record, durable: bool) -> Result<()> {
-        let mut record = record.clone();
-        let later = |last: u64| Some(record.at_ms.max(last + 1));
-        let last_ms = &self.spool.last_ms;
-        // The order in which they are written is the order of their times.
-        record.at_ms = match last_ms.fetch_update(Ordering::Relaxed, Ordering::Relaxed, later) {
-            Ok(last) | Err(last) => record.at_ms.max(last + 1),
-        };
-        let text = serde_json::to_vec(&record)
+    /// Writes the record of what is owed anew, durable; nothing happens if it no longer is: the store may
+    /// have it meanwhile.
+    pub fn note(&self, record: &Record) -> Result<()> {
+        let owed = |state: &State| state.home == Home::Data && state.class == Class::Acknowledged;
+        self.put_record(record, record.size, true, owed)
+    }
+
+    /// `size`: bytes in use, if it was a cache. The record is there before the bytes have a name that
+    /// needs one: a start removes a cache and whatever lies beside it.
+    fn put_record(
+        &self,
+        record: &Record,
+        size: u64,
+        durable: bool,
+        still: impl Fn(&State) -> bool,
+    ) -> Result<()> {
+        let mut written = self.written.lock().unwrap_or_else(PoisonError::into_inner);
+        if record.at_ms < *written {
+            // A later one is there: this one waited for its turn.
+            return Ok(());
+        }
+        let text = serde_json::to_vec(record)
             .map_err(|e| Error::new(Kind::Invalid, "write spool record").because(e))?;
-        self.write_beside("json", &text, durable)?;
+        if !self.write_beside("json", &text, durable, still)? {
+            return Ok(());
+        }
+        *written = record.at_ms;
+        if self.to_data(size)? && durable {
+            self.sync_folder("data")?;
+        }
         self.state().class = record.class;
         Ok(())
     }
 
-    /// Write new, sync, rename, sync the folder.
-    fn write_beside(&self, ending: &str, bytes: &[u8], durable: bool) -> Result<()> {
+    /// Write new, sync, rename if it is `still` wanted then, sync the folder. Whether it was.
+    fn write_beside(
+        &self,
+        ending: &str,
+        bytes: &[u8],
+        durable: bool,
+        still: impl Fn(&State) -> bool,
+    ) -> Result<bool> {
         let failed = |e| Error::local("write spool record", e);
         let path = self.stem.with_extension(ending);
         let new = self.stem.with_extension(format!("{ending}.new"));
@@ -378,12 +416,24 @@ impl SpoolFile {
             cross("sync");
             file.sync_all().map_err(failed)?;
         }
-        cross("rename");
-        std::fs::rename(&new, &path).map_err(failed)?;
-        if !durable {
-            return Ok(());
+        {
+            let state = self.state();
+            if !still(&state) {
+                remove(&new);
+                return Ok(false);
+            }
+            cross("rename");
+            std::fs::rename(&new, &path).map_err(failed)?;
         }
-        cross("sync folder of");
+        if durable {
+            self.sync_folder(ending)?;
+        }
+        Ok(true)
+    }
+
+    /// Makes the name with this ending durable.
+    fn sync_folder(&self, ending: &str) -> Result<()> {
+        failpoint::cross(Group::Spool, format_args!("sync folder of {ending}"));
         sync_dir(self.stem.parent().unwrap_or(Path::new("/")))
             .map_err(|e| Error::local("sync spool folder", e))
     }
@@ -410,8 +460,8 @@ impl SpoolFile {
         }
     }
 
-    /// A cache becomes a data file again, `size` bytes of which are in use.
-    fn to_data(&self, size: u64) -> Result<()> {
+    /// A cache becomes a data file again, `size` bytes of which are in use; returns whether it was one.
+    fn to_data(&self, size: u64) -> Result<bool> {
         let mut state = self.state();
         if state.home == Home::Cache {
             self.charge(size)?;
@@ -419,8 +469,9 @@ impl SpoolFile {
             std::fs::rename(self.stem.with_extension("cache"), self.path())
                 .map_err(|e| Error::local("reopen spool file", e))?;
             state.home = Home::Data;
+            return Ok(true);
         }
-        Ok(())
+        Ok(false)
     }
 
     /// It is about to be written again; `size` bytes of it are in use.
@@ -429,9 +480,8 @@ impl SpoolFile {
         if home == Home::Nowhere || (home == Home::Data && self.class() == Class::Torn) {
             return Ok(());
         }
-        // The record is there before the bytes have a name that needs one.
-        self.put_record(&Record::new(Class::Torn, target.clone()), false)?;
-        self.to_data(size)
+        let record = Record::new(Class::Torn, target.clone());
+        self.put_record(&record, size, false, |_| true)
     }
 
     /// It stays on disk, whatever it is.

@@ -34,7 +34,11 @@ impl fmt::Display for Op {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Op::Open(slot, name, how) => {
-                write!(f, "open {slot} {name} {}", format!("{how:?}").to_lowercase())
+                write!(
+                    f,
+                    "open {slot} {name} {}",
+                    format!("{how:?}").to_lowercase()
+                )
             }
             Op::Write(slot, seed, len) => write!(f, "write {slot} {seed} {len}"),
             Op::WriteAt(slot, at, seed, len) => write!(f, "pwrite {slot} {at} {seed} {len}"),
@@ -70,6 +74,8 @@ pub(crate) struct Model {
     names: BTreeMap<String, usize>,
     slots: BTreeMap<u32, (usize, usize)>,
     under_way: Option<Op>,
+    /// What was once safe under a name.
+    history: BTreeMap<String, Vec<Vec<u8>>>,
 }
 
 impl Model {
@@ -105,7 +111,11 @@ impl Model {
                     file.now.clear();
                     file.dirty = true;
                 }
-                let at = if *how == How::Append { file.now.len() } else { 0 };
+                let at = if *how == How::Append {
+                    file.now.len()
+                } else {
+                    0
+                };
                 self.slots.insert(*slot, (inode, at));
             }
             Op::Write(slot, seed, len) => {
@@ -127,6 +137,7 @@ impl Model {
             Op::Rename(from, to) => {
                 let inode = self.names.remove(from).unwrap();
                 self.names.insert(to.clone(), inode);
+                self.remember(to);
             }
             Op::Unlink(name) => {
                 self.names.remove(name);
@@ -142,10 +153,27 @@ impl Model {
     }
 
     fn safe(&mut self, slot: u32) {
-        let file = &mut self.inodes[self.slots[&slot].0];
+        let (inode, _) = self.slots[&slot];
+        let file = &mut self.inodes[inode];
         if std::mem::take(&mut file.dirty) {
             file.safe = vec![Some(file.now.clone())];
         }
+        let names = self.names.iter().filter(|&(_, &other)| other == inode);
+        let names: Vec<String> = names.map(|(name, _)| name.clone()).collect();
+        for name in names {
+            self.remember(&name);
+        }
+    }
+
+    fn remember(&mut self, name: &str) {
+        let now = self.inodes[self.names[name]].now.clone();
+        self.history.entry(name.to_owned()).or_default().push(now);
+    }
+
+    /// Whether `name` is gone and `content` is what it once had.
+    pub(crate) fn is_ghost(&self, name: &str, content: &Vec<u8>) -> bool {
+        let once = self.history.get(name);
+        !self.names.contains_key(name) && once.is_some_and(|once| once.contains(content))
     }
 
     /// The name that a call under way is about, if any.
@@ -255,9 +283,9 @@ fn wrong(
         if let Some(promised) = model.promised(name)
             && foreign.over.as_ref() != Some(promised)
             && !ours.contains(&promised)
-            && !kept.iter().any(|(path, content)| {
-                path.trim_start_matches('/') == name && content == promised
-            })
+            && !kept
+                .iter()
+                .any(|(path, content)| path.trim_start_matches('/') == name && content == promised)
         {
             return Some(format!("{name} was promised and is nowhere"));
         }
@@ -356,7 +384,8 @@ mod tests {
             content: content(9, 100),
             over: None,
         };
-        let ok = |stored: &[(&str, u32)]| judge(&model, &files(stored), Some(&foreign), &[]).is_ok();
+        let ok =
+            |stored: &[(&str, u32)]| judge(&model, &files(stored), Some(&foreign), &[]).is_ok();
         assert!(ok(&[("a", 9), ("a.conflict-h-t", 1)]));
         assert!(!ok(&[("a", 9)]), "ours is nowhere");
         assert!(!ok(&[("a", 1)]), "theirs is gone");

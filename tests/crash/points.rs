@@ -4,17 +4,22 @@
 use super::model::{How, Model, Op};
 use super::world::{Served, World};
 use super::{act, look, settle};
-use crate::common::mount::has_fuse;
+use crate::common::mount::{all, has_fuse};
 use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Failpoints are compiled into builds with debug assertions only.
-fn can_run() -> bool {
+pub(crate) fn can_run() -> bool {
     if !cfg!(debug_assertions) {
         eprintln!("SKIPPED: a release build has no failpoints");
     }
     cfg!(debug_assertions) && has_fuse()
+}
+
+/// Of many points the quick run takes each `step`th, the long one all.
+pub(crate) fn every(step: usize) -> usize {
+    if all() { 1 } else { step }
 }
 
 fn open(slot: u32, name: &str, how: How) -> Op {
@@ -27,7 +32,7 @@ fn rename(from: &str, to: &str) -> Op {
 
 /// Two versions of one file, a rename, a replacement by rename, an append, a change in the middle, a
 /// cut, an empty file, an unlink.
-fn scenario() -> Vec<Op> {
+pub(crate) fn scenario() -> Vec<Op> {
     vec![
         open(1, "a", How::New),
         Op::Write(1, 11, 100_000),
@@ -82,6 +87,34 @@ fn owed() -> Vec<Op> {
     ]
 }
 
+/// A file that is owed is replaced by rename, twice: by one under a temporary name, and by one that had
+/// replaced another.
+fn replacements() -> Vec<Op> {
+    vec![
+        open(1, "a", How::New),
+        Op::Write(1, 11, 3000),
+        Op::Close(1),
+        open(2, "a.tmp", How::New),
+        Op::Write(2, 21, 4000),
+        Op::Close(2),
+        rename("a.tmp", "a"),
+        open(3, "x.tmp", How::New),
+        Op::Write(3, 31, 5000),
+        Op::Close(3),
+        open(4, "y.tmp", How::New),
+        Op::Write(4, 41, 6000),
+        Op::Close(4),
+        rename("y.tmp", "x.tmp"),
+        rename("x.tmp", "a"),
+    ]
+}
+
+/// Every content is refused for good, so that it waits for a later try.
+const FULL: &str = r#"[
+    {"method": "PUT", "path": "/content/", "action": {"answer": {"status": 507}}},
+    {"method": "POST", "path": "/content/", "action": {"answer": {"status": 507}}}
+]"#;
+
 /// No content is taken: it comes again later.
 const AWAY: &str = r#"[
     {"method": "PUT", "path": "/content/", "action": {"answer": {"status": 503, "retry_after": 60}}},
@@ -124,7 +157,10 @@ fn at_every_point(
     let served = Served::start(&[]);
     let seen = count(group, &served, "count", flag, &run);
     for what in must {
-        assert!(seen.keys().any(|key| key.contains(what)), "{what}: {seen:?}");
+        assert!(
+            seen.keys().any(|key| key.contains(what)),
+            "{what}: {seen:?}"
+        );
     }
     let points: usize = seen.values().sum();
     let next = AtomicUsize::new(1);
@@ -189,6 +225,21 @@ fn work(world: &mut World, failpoint: &str) -> Result<bool, String> {
     Ok(ended)
 }
 
+/// What is owed is replaced while the server takes nothing; killed at `failpoint`.
+fn replace(world: &mut World, failpoint: &str) -> Result<bool, String> {
+    let mut model = Model::default();
+    world.served().faults(FULL);
+    let mut ended = world.mount(Some(failpoint));
+    if ended {
+        let mut client = world.client();
+        ended = act(world, &mut client, &mut model, &replacements());
+    }
+    world.kill();
+    world.served().faults("[]");
+    settle(world, &model, None, &[])?;
+    Ok(ended)
+}
+
 /// Much is owed, the process is killed; the next one, that takes it up, is killed at `failpoint`.
 fn take_up(world: &mut World, failpoint: &str) -> Result<bool, String> {
     let mut model = Model::default();
@@ -237,13 +288,31 @@ fn no_kill_at_a_change_of_the_spool_loses_what_the_spool_acknowledged() {
 #[test]
 fn no_kill_around_a_request_loses_what_the_store_acknowledged() {
     let (name, flag) = ("requests, commit=close", "--commit=close");
-    at_every_point(name, "http", flag, &["put", "post", "delete", "answer"], work);
+    at_every_point(
+        name,
+        "http",
+        flag,
+        &["put", "post", "delete", "answer"],
+        work,
+    );
 }
 
 #[test]
 fn no_kill_around_a_request_loses_what_the_spool_acknowledged() {
     let (name, flag) = ("requests, commit=spool", "--commit=spool");
-    at_every_point(name, "http", flag, &["put", "post", "delete", "answer"], work);
+    at_every_point(
+        name,
+        "http",
+        flag,
+        &["put", "post", "delete", "answer"],
+        work,
+    );
+}
+
+#[test]
+fn no_kill_while_what_is_owed_is_replaced_loses_either_version() {
+    let (name, flag) = ("changes of the spool, replacements", "--commit=spool");
+    at_every_point(name, "spool", flag, &CHANGES[..7], replace);
 }
 
 #[test]

@@ -107,7 +107,9 @@ fn ops(dice: &mut Dice, n: usize) -> Vec<Op> {
         };
         // With O_APPEND every write goes to the end, wherever that is: not modelled.
         if let Op::WriteAt(slot, ..) | Op::Resize(slot, _) = &op
-            && ops.iter().any(|other| matches!(other, Op::Open(s, _, How::Append) if s == slot))
+            && ops
+                .iter()
+                .any(|other| matches!(other, Op::Open(s, _, How::Append) if s == slot))
         {
             continue;
         }
@@ -190,7 +192,11 @@ fn one(served: &Served, seed: u64) -> Result<(), String> {
     }
     let mut again = Vec::new();
     if cfg!(debug_assertions) && dice.one_in(3) {
-        again.push(format!("{}:{}", dice.pick(&["spool", "http"]), 1 + dice.below(25)));
+        again.push(format!(
+            "{}:{}",
+            dice.pick(&["spool", "http"]),
+            1 + dice.below(25)
+        ));
     }
     settle(&mut world, &model, foreign.as_ref(), &again)
         .map(drop)

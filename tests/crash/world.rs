@@ -51,7 +51,9 @@ impl Served {
         let mut line = String::new();
         let mut out = BufReader::new(child.stdout.take().unwrap());
         out.read_line(&mut line).unwrap();
-        let address = line.strip_prefix("http://").and_then(|l| l.split('/').next());
+        let address = line
+            .strip_prefix("http://")
+            .and_then(|l| l.split('/').next());
         let address = address.expect("an address").to_owned();
         Served {
             child,
@@ -287,7 +289,7 @@ impl<'a> World<'a> {
     pub(crate) fn foreign(&self, name: &str, content: &[u8]) {
         let mut stream = TcpStream::connect(&self.served.address).unwrap();
         let head = format!(
-            "PUT /endpoints/files/content/{}/{name} HTTP/1.1\r\nHost: {}\r\nX-ApiKey: {KEY}\r\n\
+            "POST /endpoints/files/content/{}/{name} HTTP/1.1\r\nHost: {}\r\nX-ApiKey: {KEY}\r\n\
              Content-Length: {}\r\nConnection: close\r\n\r\n",
             self.folder,
             self.served.address,
@@ -312,7 +314,8 @@ impl<'a> World<'a> {
                 } else if path.extension().is_some_and(|ending| ending == "json") {
                     let text = std::fs::read(&path).unwrap();
                     let record: serde_json::Value = serde_json::from_slice(&text).unwrap();
-                    let mut content = std::fs::read(path.with_extension("data")).unwrap_or_default();
+                    let mut content =
+                        std::fs::read(path.with_extension("data")).unwrap_or_default();
                     content.truncate(record["size"].as_u64().unwrap() as usize);
                     left.push(Left {
                         class: record["class"].as_str().unwrap().to_owned(),
