@@ -351,7 +351,8 @@ impl SpoolFile {
             .read()
             .unwrap_or_else(PoisonError::into_inner)
             .to_bytes();
-        self.write_beside("sums", &sums, true, |_| true)?;
+        self.write_new("sums", &sums, true)?;
+        self.rename("sums.new", "sums")?;
         self.write_record(record, true)
     }
 
@@ -367,8 +368,8 @@ impl SpoolFile {
         self.put_record(record, record.size, true, owed)
     }
 
-    /// `size`: bytes in use, if it was a cache. The record is there before the bytes have a name that
-    /// needs one: a start removes a cache and whatever lies beside it.
+    /// Write new, sync, rename if it is `still` wanted then, sync the folder. `size`: bytes in use, if it
+    /// was a cache; the record is there before the bytes have a name that needs one.
     fn put_record(
         &self,
         record: &Record,
@@ -383,27 +384,33 @@ impl SpoolFile {
         }
         let text = serde_json::to_vec(record)
             .map_err(|e| Error::new(Kind::Invalid, "write spool record").because(e))?;
-        if !self.write_beside("json", &text, durable, still)? {
-            return Ok(());
+        let new = self.write_new("json", &text, durable)?;
+        {
+            let mut state = self.state();
+            if !still(&state) {
+                remove(&new);
+                return Ok(());
+            }
+            if state.home == Home::Cache {
+                self.charge(size)?;
+            }
+            self.rename("json.new", "json")?;
+            if state.home == Home::Cache {
+                self.rename("cache", "data")?;
+                state.home = Home::Data;
+            }
+            state.class = record.class;
         }
         *written = record.at_ms;
-        if self.to_data(size)? && durable {
-            self.sync_folder("data")?;
+        if durable {
+            self.sync_folder("json")?;
         }
-        self.state().class = record.class;
         Ok(())
     }
 
-    /// Write new, sync, rename if it is `still` wanted then, sync the folder. Whether it was.
-    fn write_beside(
-        &self,
-        ending: &str,
-        bytes: &[u8],
-        durable: bool,
-        still: impl Fn(&State) -> bool,
-    ) -> Result<bool> {
+    /// Writes what is going to be the file with this ending.
+    fn write_new(&self, ending: &str, bytes: &[u8], durable: bool) -> Result<PathBuf> {
         let failed = |e| Error::local("write spool record", e);
-        let path = self.stem.with_extension(ending);
         let new = self.stem.with_extension(format!("{ending}.new"));
         let mut how = OpenOptions::new();
         how.write(true).create(true).truncate(true).mode(0o600);
@@ -416,19 +423,13 @@ impl SpoolFile {
             cross("sync");
             file.sync_all().map_err(failed)?;
         }
-        {
-            let state = self.state();
-            if !still(&state) {
-                remove(&new);
-                return Ok(false);
-            }
-            cross("rename");
-            std::fs::rename(&new, &path).map_err(failed)?;
-        }
-        if durable {
-            self.sync_folder(ending)?;
-        }
-        Ok(true)
+        Ok(new)
+    }
+
+    fn rename(&self, from: &str, to: &str) -> Result<()> {
+        failpoint::cross(Group::Spool, format_args!("rename {from} to {to}"));
+        let (from, to) = (self.stem.with_extension(from), self.stem.with_extension(to));
+        std::fs::rename(from, to).map_err(|e| Error::local("rename spool file", e))
     }
 
     /// Makes the name with this ending durable.
@@ -453,25 +454,11 @@ impl SpoolFile {
     /// One rename takes every promise away: a start removes a cache and whatever lies beside it.
     fn cache_locked(&self, state: &mut State) {
         if state.home == Home::Data {
-            failpoint::cross(Group::Spool, "rename to cache");
-            if std::fs::rename(self.path(), self.stem.with_extension("cache")).is_ok() {
-                state.home = Home::Cache;
+            match self.rename("data", "cache") {
+                Ok(()) => state.home = Home::Cache,
+                Err(error) => log::warn!("{error}"),
             }
         }
-    }
-
-    /// A cache becomes a data file again, `size` bytes of which are in use; returns whether it was one.
-    fn to_data(&self, size: u64) -> Result<bool> {
-        let mut state = self.state();
-        if state.home == Home::Cache {
-            self.charge(size)?;
-            failpoint::cross(Group::Spool, "rename from cache");
-            std::fs::rename(self.stem.with_extension("cache"), self.path())
-                .map_err(|e| Error::local("reopen spool file", e))?;
-            state.home = Home::Data;
-            return Ok(true);
-        }
-        Ok(false)
     }
 
     /// It is about to be written again; `size` bytes of it are in use.

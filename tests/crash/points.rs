@@ -265,10 +265,10 @@ const CHANGES: [&str; 9] = [
     "write data",
     "write sums",
     "write json",
-    "rename json",
+    "rename json.new to json",
     "sync data",
     "sync folder of json",
-    "rename to cache",
+    "rename data to cache",
     "remove",
 ];
 
@@ -318,7 +318,7 @@ fn no_kill_while_what_is_owed_is_replaced_loses_either_version() {
 #[test]
 fn no_second_kill_while_the_spool_is_taken_up_loses_anything() {
     let (name, flag) = ("changes of the spool, second start", "--commit=spool");
-    let must = ["rename to cache", "remove"];
+    let must = ["rename data to cache", "remove"];
     at_every_point(name, "spool", flag, &must, take_up);
     let name = "requests, second start";
     at_every_point(name, "http", flag, &["put", "post", "answer"], take_up);

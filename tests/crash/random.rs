@@ -9,9 +9,9 @@ use proptest::prelude::Rng;
 use proptest::test_runner::{RngAlgorithm, TestRng};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-/// How many seeds a run tries, unless `ASSETFS_CRASH_SEEDS` says.
+/// How many seeds a run tries, unless `ASSETFS_CRASH_SEEDS` says, or `ASSETFS_SOAK_MINUTES` how long.
 const SEEDS: u64 = 60;
 
 /// Names of the work; the last three are temporary ones.
@@ -217,8 +217,14 @@ fn no_kill_at_a_random_moment_loses_what_was_acknowledged() {
         return;
     }
     let first = number("ASSETFS_CRASH_SEED");
-    let seeds = number("ASSETFS_CRASH_SEEDS").unwrap_or(if first.is_some() { 1 } else { SEEDS });
+    let wanted = number("ASSETFS_CRASH_SEEDS").unwrap_or(if first.is_some() { 1 } else { SEEDS });
     let first = first.unwrap_or(1);
+    let until = number("ASSETFS_SOAK_MINUTES").map(|minutes| Duration::from_secs(60 * minutes));
+    let begun = Instant::now();
+    let over = |seed| match until {
+        Some(until) => begun.elapsed() >= until,
+        None => seed >= first + wanted,
+    };
     let next = AtomicU64::new(first);
     let faults = Mutex::new(Vec::new());
     std::thread::scope(|scope| {
@@ -227,7 +233,7 @@ fn no_kill_at_a_random_moment_loses_what_was_acknowledged() {
                 let served = Served::start(&["--rtt=1ms"]);
                 loop {
                     let seed = next.fetch_add(1, Ordering::Relaxed);
-                    if seed >= first + seeds {
+                    if over(seed) {
                         return;
                     }
                     let done = std::panic::catch_unwind(|| one(&served, seed));
@@ -247,6 +253,7 @@ fn no_kill_at_a_random_moment_loses_what_was_acknowledged() {
         }
     });
     let faults = faults.into_inner().unwrap();
+    let seeds = next.into_inner() - first - 2;
     println!("random kills: {seeds} seeds from {first}");
     assert!(
         faults.is_empty(),
