@@ -53,7 +53,9 @@ fn restic(commit: &str) {
     if !has("restic") {
         return;
     }
-    given().with("commit", commit).mounted(|m| {
+    // What was open at the kill stays in the spool, and is nobody's any more.
+    let setup = given().with("commit", commit).leaves_unsent();
+    setup.mounted(|m| {
         source(m);
         let restic = |script: &str| m.sh(&format!("{RESTIC} {script}"));
         restic("restic -q init; restic -q backup --tag one src; restic -q check --read-data");
@@ -92,7 +94,9 @@ fn borg(commit: &str) {
     if !has("borg") {
         return;
     }
-    given().with("commit", commit).mounted(|m| {
+    // What was open at the kill stays in the spool, and is nobody's any more.
+    let setup = given().with("commit", commit).leaves_unsent();
+    setup.mounted(|m| {
         source(m);
         let borg = |script: &str| m.sh(&format!("{BORG} {script}"));
         // Small segments, as a repository that has grown has many of them.
