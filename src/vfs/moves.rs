@@ -52,11 +52,7 @@ impl Vfs {
         match kind {
             EntryKind::Dir => self.rename_dir(ino, over, new_parent, new_name).await,
             EntryKind::File | EntryKind::Symlink => {
-                let done = self.rename_file(ino, over, new_parent, new_name).await;
-                if let Some(over) = over {
-                    self.gave_up(over);
-                }
-                done
+                self.rename_file(ino, over, new_parent, new_name).await
             }
         }
     }
@@ -99,6 +95,45 @@ impl Vfs {
         new_parent: u64,
         new_name: &str,
     ) -> Result<()> {
+        let until = tokio::time::Instant::now() + self.options.name_timeout;
+        let prepared = self.prepare_move(ino, over, new_parent, new_name);
+        let prepared = self.within_name_timeout("rename", prepared).await;
+        let copy = match prepared {
+            Ok(Some(copy)) => copy,
+            // Done, or nothing has changed.
+            other => {
+                over.into_iter().for_each(|over| self.gave_up(over));
+                return other.map(drop);
+            }
+        };
+        let me = self.me.clone();
+        let copied = self.write.rt.spawn(async move {
+            let copied = copy.await;
+            // What is owed of the replaced file stays in the spool until this one is safe.
+            if let (Some(vfs), Some(over)) = (me.upgrade(), over) {
+                vfs.gave_up(over);
+            }
+            copied
+        });
+        match tokio::time::timeout_at(until, copied).await {
+            Ok(Ok(copied)) => copied,
+            Ok(Err(died)) => Err(Error::new(Kind::Broken, "rename").because(died)),
+            Err(_) => {
+                log::info!("{new_name}: the rename goes on as a copy in the background");
+                Ok(())
+            }
+        }
+    }
+
+    /// Moves the name. `None`: the store has moved the file as well. Else what is left to do is
+    /// returned: the copy under the new name. After an error nothing has changed.
+    async fn prepare_move(
+        &self,
+        ino: u64,
+        over: Option<u64>,
+        new_parent: u64,
+        new_name: &str,
+    ) -> Result<Option<impl Future<Output = Result<()>> + Send + 'static>> {
         let missing = || Error::new(Kind::NotFound, "rename").at(new_name);
         let place = self
             .tree()
@@ -107,10 +142,7 @@ impl Vfs {
         self.part_from_ghost(new_parent, new_name).await?;
         // Nothing may arrive under the new name after this file has.
         let mut replaced = match over {
-            Some(over) => {
-                self.within_name_timeout("rename", self.give_up(over, true))
-                    .await?
-            }
+            Some(over) => self.give_up(over, true).await?,
             None => Vec::new(),
         };
         let at = replaced.iter().position(|(there, _)| *there == place);
@@ -130,16 +162,18 @@ impl Vfs {
             .as_ref()
             .filter(|_| self.store.caps().rename_file && !unsettled)
         {
-            let renamed = self.store.rename(entry, &place, over_entry.as_ref());
-            let renamed = self.within_name_timeout("rename", renamed).await?;
+            let renamed = self
+                .store
+                .rename(entry, &place, over_entry.as_ref())
+                .await?;
             self.take_name(ino, new_parent, new_name);
             self.note_entry(ino, renamed);
-            return Ok(());
+            return Ok(None);
         }
         if let Some(entry) = entry.as_ref().filter(|_| kind == EntryKind::Symlink) {
-            return self
-                .rename_symlink(ino, entry, place, over_entry, new_parent, new_name)
-                .await;
+            self.rename_symlink(ino, entry, place, over_entry, new_parent, new_name)
+                .await?;
+            return Ok(None);
         }
         // What is under the old name stays on the store, hidden here, until the commit under the new one.
         let writer = self.writer(ino)?;
@@ -151,28 +185,23 @@ impl Vfs {
         let path = self.tree().path(ino);
         writer.set_promise(self.promise_for(&path));
         let change = |target: &mut Target| redirect(target, place, over_entry, replaced, path);
-        self.within_name_timeout("rename", writer.retarget(change))
-            .await?;
-        // With a write or an upload under way, that commit is the copy. Else it is made now: from the
-        // spool if the bytes are there, or by way of it.
-        let open = writer.is_open();
-        if deferred || open {
-            writer.set_deferred(deferred);
-        } else {
-            writer.clear_deferred();
-        }
-        let answer = match (unsettled, open) {
-            (true, true) => return Ok(()),
-            (true, false) => writer.sync(),
-            (false, _) => writer.force()?,
-        };
-        match tokio::time::timeout(self.options.name_timeout, wait(answer)).await {
-            Ok(result) => result,
-            Err(_) => {
-                log::info!("{new_name}: the rename goes on as a copy in the background");
-                Ok(())
+        let noted = writer.retarget(change);
+        Ok(Some(async move {
+            noted.await?;
+            // With a write or an upload under way, that commit is the copy. Else it is made now: from the
+            // spool if the bytes are there, or by way of it.
+            let open = writer.is_open();
+            if deferred || open {
+                writer.set_deferred(deferred);
+            } else {
+                writer.clear_deferred();
             }
-        }
+            match (unsettled, open) {
+                (true, true) => Ok(()),
+                (true, false) => wait(writer.sync()).await,
+                (false, _) => wait(writer.force()?).await,
+            }
+        }))
     }
 
     /// Waits until nothing is left under the old names of a file: until its commit. `Busy` if a program
@@ -223,12 +252,8 @@ impl Vfs {
         new_name: &str,
     ) -> Result<()> {
         let target = self.readlink(ino).await?;
-        let moved = async {
-            let copy = self.put_symlink(place, &target, over).await?;
-            self.store.remove(entry).await?;
-            Ok(copy)
-        };
-        let copy = self.within_name_timeout("rename", moved).await?;
+        let copy = self.put_symlink(place, &target, over).await?;
+        self.store.remove(entry).await?;
         self.take_name(ino, new_parent, new_name);
         self.note_entry(ino, copy);
         Ok(())

@@ -153,28 +153,28 @@ impl Writer {
         let Some(frozen) = inner.frozen.clone() else {
             return;
         };
-        let record = inner.record(Class::Acknowledged);
-        let place = record.target.place.clone();
+        let mut record = inner.record(Class::Acknowledged);
         let (writer, file) = (self.clone(), frozen.file.clone());
-        let stamp = file.stamp();
+        let mut stamp = file.stamp();
         self.context.rt.spawn(async move {
-            let promised = move || file.promise(&record, stamp);
-            let promised = writer.blocking("keep", promised).await;
-            if let Err(error) = promised {
-                return writer.broke(error);
-            }
-            let later = {
+            let later = loop {
+                let (file, place) = (file.clone(), record.target.place.clone());
+                let promised = move || file.promise(&record, stamp);
+                let promised = writer.blocking("keep", promised).await;
+                if let Err(error) = promised {
+                    return writer.broke(error);
+                }
                 let mut inner = writer.lock();
-                inner.owe(&frozen);
-                writer.decide(&mut inner, Event::Kept)
+                // The name may have changed while the record was being written: an older version that is
+                // owed has the new one, and stands until this one has it as well.
+                if inner.target.place == place {
+                    inner.owe(&frozen);
+                    break writer.decide(&mut inner, Event::Kept);
+                }
+                record = inner.record(Class::Acknowledged);
+                stamp = frozen.file.stamp();
             };
             writer.perform(later);
-            // The name may have changed while the record was being written.
-            if writer.target().place != place
-                && let Err(error) = writer.note_owed().await
-            {
-                log::error!("{}: {error}", writer.target().path);
-            }
         });
     }
 

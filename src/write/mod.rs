@@ -536,11 +536,17 @@ impl Writer {
     /// The next version goes elsewhere; an upload under way is sent there, and what was committed under
     /// the old name all the same is added to [`Target::removes`]. Returns when that is known, and the
     /// change is durable if anything is owed.
-    pub async fn retarget(self: &Arc<Self>, change: impl FnOnce(&mut Target)) -> Result<()> {
+    pub fn retarget(
+        self: &Arc<Self>,
+        change: impl FnOnce(&mut Target),
+    ) -> futures_util::future::BoxFuture<'static, Result<()>> {
         change(&mut self.lock().target);
         self.step(Event::Moved);
-        self.until(|inner| !inner.session.is_moving()).await;
-        self.note_owed().await
+        let writer = self.clone();
+        Box::pin(async move {
+            writer.until(|inner| !inner.session.is_moving()).await;
+            writer.note_owed().await
+        })
     }
 
     /// Makes a change of the target durable, if anything is owed.
