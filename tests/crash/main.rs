@@ -43,6 +43,15 @@ fn settle(
         reached += usize::from(!ended);
     }
     assert!(world.mount(None), "killed without a failpoint");
+    // What was taken up is on its way already; a file under a temporary name is not before the unmount.
+    let temporary =
+        |name: &String| name.ends_with(".tmp") || name.ends_with(".part") || name.starts_with('.');
+    if !model.names().any(temporary) && foreign.is_none() && !world.wait() {
+        return Err(format!(
+            "wait does not say that all is well: {}",
+            world.log()
+        ));
+    }
     assert!(world.umount(), "killed without a failpoint");
     look(world, model, foreign).map(|()| reached)
 }

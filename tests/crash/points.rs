@@ -5,7 +5,9 @@ use super::model::{How, Model, Op};
 use super::world::{Served, World};
 use super::{act, look, settle};
 use crate::common::mount::{all, has_fuse};
+use std::any::Any;
 use std::collections::BTreeMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -177,7 +179,8 @@ fn at_every_point(
                     }
                     let mut world = World::new(&served, &format!("p{n}"), &[flag]);
                     let failpoint = format!("{group}:{n}");
-                    match run(&mut world, &failpoint) {
+                    let done = catch_unwind(AssertUnwindSafe(|| run(&mut world, &failpoint)));
+                    match done.unwrap_or_else(|why| Err(words(&*why))) {
                         Ok(ended) => {
                             reached.fetch_add(usize::from(!ended), Ordering::Relaxed);
                         }
@@ -205,6 +208,14 @@ fn at_every_point(
     );
     // Threads share the work differently each time: the last few may not come.
     assert!(reached * 10 >= points * 9, "only {reached} of {points}");
+}
+
+/// What a panic said.
+pub(crate) fn words(why: &(dyn Any + Send)) -> String {
+    match why.downcast_ref::<String>() {
+        Some(words) => words.clone(),
+        None => "a panic".to_owned(),
+    }
 }
 
 /// The scenario, killed at `failpoint`; then a mount that must bring everything in order.

@@ -2,6 +2,7 @@
 //! kill on the way back.
 
 use super::model::{Foreign, How, Model, Op};
+use super::points::words;
 use super::world::{Served, World, content};
 use super::{act, settle};
 use crate::common::mount::has_fuse;
@@ -240,10 +241,7 @@ fn no_kill_at_a_random_moment_loses_what_was_acknowledged() {
                     let fault = match done {
                         Ok(Ok(())) => continue,
                         Ok(Err(fault)) => fault,
-                        Err(why) => match why.downcast_ref::<String>() {
-                            Some(words) => words.clone(),
-                            None => "a panic".to_owned(),
-                        },
+                        Err(why) => words(&*why),
                     };
                     faults.lock().unwrap().push(format!(
                         "ASSETFS_CRASH_SEED={seed} cargo test --test crash random\n{fault}"

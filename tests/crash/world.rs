@@ -238,7 +238,8 @@ impl<'a> World<'a> {
                 .output();
             let umount = umount.unwrap();
             let words = String::from_utf8_lossy(&umount.stderr).into_owned();
-            if umount.status.success() {
+            // 3: some of it stays in the spool, which is for the judge to say.
+            if umount.status.success() || umount.status.code() == Some(3) {
                 let daemon = self.daemon.take();
                 let status = daemon.expect("a mount").wait().unwrap();
                 if was_killed(status) {
@@ -246,7 +247,10 @@ impl<'a> World<'a> {
                     self.detach();
                     return false;
                 }
-                assert!(status.success(), "{status}: {}", self.log());
+                assert!(
+                    status.code().is_some_and(|code| code == 0 || code == 3),
+                    "{status}"
+                );
                 return true;
             }
             if self.gone_soon(&words) {
@@ -261,11 +265,11 @@ impl<'a> World<'a> {
         !words.contains("files open") && self.is_dead()
     }
 
-    /// `assetfs wait` for everything below the mountpoint; its exit status.
-    pub(crate) fn wait(&self) -> Option<i32> {
+    /// `assetfs wait` for everything below the mountpoint; whether it said that all is well.
+    pub(crate) fn wait(&self) -> bool {
         let mut command = assetfs();
         command.args(["wait", "--timeout=60s"]).arg(self.root());
-        command.output().unwrap().status.code()
+        command.output().unwrap().status.success()
     }
 
     /// A program that works on the mount.
