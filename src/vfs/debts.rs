@@ -4,8 +4,10 @@
 use super::tree::ROOT;
 use super::{Drained, NODES_MAX, Vfs, lock};
 use crate::error::{Error, Kind, Result};
-use crate::store::Kind as EntryKind;
+use crate::store::{Entry, Kind as EntryKind, Place};
 use crate::write::{self, Class, Promise, Record, SpoolFile, Top, Writer};
+use futures_util::StreamExt;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -58,7 +60,8 @@ impl Vfs {
         };
         // Of several versions promised for one place the last one counts; an older one goes only when
         // that one is in good hands.
-        let mut served = std::collections::HashSet::new();
+        let mut served = HashSet::new();
+        let mut there = self.look_at(&found.files).await;
         for (file, record) in found.files.into_iter().rev() {
             match record.class {
                 Class::Torn => {
@@ -70,7 +73,10 @@ impl Vfs {
                     lock(&self.refusals).push((record.target.place, file));
                 }
                 Class::Acknowledged if served.contains(&record.target.place) => file.discard(),
-                Class::Acknowledged => match self.take_up_one(&file, &record).await {
+                Class::Acknowledged => match self
+                    .take_up_one(&file, &record, there.remove(&record.target.place))
+                    .await
+                {
                     Ok(sending) => {
                         served.insert(record.target.place);
                         *(if sending {
@@ -91,10 +97,38 @@ impl Vfs {
         taken
     }
 
-    /// Takes up one file; `false` if the store has it already.
-    async fn take_up_one(&self, file: &Arc<SpoolFile>, record: &Record) -> Result<bool> {
+    /// What the store has where something is owed, several questions at a time.
+    async fn look_at(&self, files: &[(Arc<SpoolFile>, Record)]) -> HashMap<Place, Result<Entry>> {
+        let owed = files
+            .iter()
+            .filter(|(_, record)| record.class == Class::Acknowledged);
+        let places: HashSet<Place> = owed
+            .map(|(_, record)| record.target.place.clone())
+            .collect();
+        let looks = places.into_iter().map(|place| async move {
+            let look = self.store.stat(&place).await;
+            (place, look)
+        });
+        futures_util::stream::iter(looks)
+            .buffer_unordered(self.options.downloads.max(1))
+            .collect()
+            .await
+    }
+
+    /// Takes up one file, where the store has `there`; `false` if that is the file already.
+    async fn take_up_one(
+        &self,
+        file: &Arc<SpoolFile>,
+        record: &Record,
+        there: Option<Result<Entry>>,
+    ) -> Result<bool> {
         let target = &record.target;
-        match self.store.stat(&target.place).await {
+        let there = match there {
+            Some(there) => there,
+            // An older version could not be taken up in the place of a newer one.
+            None => self.store.stat(&target.place).await,
+        };
+        match there {
             Ok(entry)
                 if entry.size == record.size
                     && record.digests.agree(&entry.digests) == Some(true) =>

@@ -80,6 +80,14 @@ async fn the_first_pattern_that_matches_a_path_says_what_is_promised() {
 
 /// Writes `f` with the spool's promise, ends like a crash before it is sent, starts again.
 async fn crash_with_a_debt(before: impl FnOnce(&Memory)) -> (Arc<Memory>, Arc<Vfs>, TakenUp) {
+    crash_with_debts(&["f"], |store| before(store)).await
+}
+
+/// The same with several files.
+async fn crash_with_debts(
+    names: &[&str],
+    before: impl FnOnce(&Arc<Memory>),
+) -> (Arc<Memory>, Arc<Vfs>, TakenUp) {
     let dir = tempfile::tempdir().unwrap();
     let store = Arc::new(Memory::new());
     let probe = store.probe().await.unwrap();
@@ -92,7 +100,9 @@ async fn crash_with_a_debt(before: impl FnOnce(&Memory)) -> (Arc<Memory>, Arc<Vf
     let first = start();
     let never = Arc::new(Semaphore::new(0));
     *store.gate.lock().unwrap() = Some(("start", never));
-    write_file(&first, ROOT, "f", &[3; 100]).await;
+    for name in names {
+        write_file(&first, ROOT, name, &[3; 100]).await;
+    }
     let (_, torn) = first.create(ROOT, "torn", 0o644, TRUNC).await.unwrap();
     first.write(torn.fh, 0, b"half").unwrap();
     first.close_spool();
@@ -114,7 +124,8 @@ async fn crash_with_a_debt(before: impl FnOnce(&Memory)) -> (Arc<Memory>, Arc<Vf
     *store.gate.lock().unwrap() = None;
     before(&store);
     let second = start();
-    let taken = second.take_up().await;
+    let taken = tokio::time::timeout(Duration::from_secs(60), second.take_up());
+    let taken = taken.await.unwrap();
     std::mem::forget((first, dir));
     (store, second, taken)
 }
@@ -134,6 +145,25 @@ async fn what_was_acknowledged_is_sent_by_the_next_start_and_what_was_torn_is_ke
         ["f"],
         "what was torn is never sent by itself"
     );
+}
+
+#[tokio::test]
+async fn a_start_with_many_debts_does_not_ask_about_one_after_the_other() {
+    let (store, vfs, taken) = crash_with_debts(&["a", "b", "c", "d"], |store| {
+        let gate = Arc::new(Semaphore::new(0));
+        *store.gate.lock().unwrap() = Some(("stat", gate.clone()));
+        let (store, asked) = (store.clone(), store.count("stat"));
+        tokio::spawn(async move {
+            while store.count("stat") < asked + 4 {
+                tokio::task::yield_now().await;
+            }
+            gate.add_permits(100);
+        });
+    })
+    .await;
+    assert_eq!(taken.sending, 4, "{taken:?}");
+    vfs.landed().await;
+    assert_eq!(store.paths(), ["a", "b", "c", "d"]);
 }
 
 #[tokio::test]
