@@ -388,10 +388,10 @@ impl Vfs {
 
 /// Keeps what is owed of a file that is about to lose its name.
 #[derive(Debug)]
-struct Kept(Arc<Writer>);
+pub(super) struct Kept(Arc<Writer>);
 
 impl Kept {
-    fn new(vfs: &Vfs, ino: u64) -> Option<Self> {
+    pub(super) fn new(vfs: &Vfs, ino: u64) -> Option<Self> {
         let writer = vfs.tree().get(ino).and_then(|node| node.writer.clone())?;
         writer.opened();
         Some(Kept(writer))

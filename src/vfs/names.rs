@@ -1,6 +1,7 @@
 //! Names: lookup, listing, create, mkdir, symlink, unlink, rmdir.
 
 use super::files::{Open, OpenFlags};
+use super::moves::Kept;
 use super::tree::{Known, ROOT};
 use super::{Attr, REFUSED_FOR, Vfs, lock};
 use crate::error::{Error, Kind, Result};
@@ -434,6 +435,8 @@ impl Vfs {
             tree.get(ino)
                 .and_then(|node| tree.place(node.parent, &node.name))
         };
+        // Until all of it is gone a crash must find it owed: else what lies under its old names is back.
+        let _kept = Kept::new(self, ino);
         for (place, entry) in self.give_up(ino).await {
             if Some(&place) != here.as_ref() {
                 write::remove_stray(&*self.store, &place, &entry).await?;
