@@ -387,9 +387,11 @@ impl Writer {
             return Ok(None);
         };
         let name = &new.place.name;
-        if new.exclusive {
+        if new.exclusive && !self.owes() {
             return Err(Error::new(Kind::Exists, "commit").at(name.clone()));
         }
+        // What was promised cannot be refused any more: it is a conflict like any other.
+        new.exclusive = false;
         match self.context.conflict {
             Conflict::Overwrite => {
                 new.replaces = Some(theirs);

@@ -190,13 +190,18 @@ impl<'a> World<'a> {
         }
     }
 
-    /// SIGKILL, unless it has ended by itself.
+    /// SIGKILL, unless it has ended by itself; the dead mount is taken out of the tree.
     pub(crate) fn kill(&mut self) {
+        self.kill_only();
+        self.detach();
+    }
+
+    /// SIGKILL, and the dead mount stays.
+    pub(crate) fn kill_only(&mut self) {
         if let Some(mut daemon) = self.daemon.take() {
             daemon.kill().unwrap();
             daemon.wait().unwrap();
         }
-        self.detach();
     }
 
     /// Whether a failpoint has ended it; to be asked when something failed.
