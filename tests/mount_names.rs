@@ -360,7 +360,6 @@ fn many_files_in_a_directory_are_all_listed_once_and_cost_one_request() {
 }
 
 #[test]
-#[ignore = "open: what is removed under an old name is told from what is there now by its digest alone"]
 fn a_name_that_was_moved_away_and_is_written_again_with_the_same_bytes_stays() {
     given().mounted(|m| {
         m.write("b", "same");

@@ -182,11 +182,20 @@ impl Vfs {
         }
         let deferred = self.is_deferred(new_name);
         self.take_name(ino, new_parent, new_name);
+        let ghost = self.tree().take_ghost(new_parent, new_name, ino);
+        let (over_entry, struck) = match ghost {
+            Some((entry, by)) => (over_entry.or(Some(entry)), by),
+            None => (over_entry, None),
+        };
         let path = self.tree().path(ino);
         writer.set_promise(self.promise_for(&path));
+        let there = place.clone();
         let change = |target: &mut Target| redirect(target, place, over_entry, replaced, path);
         let noted = writer.retarget(change);
         Ok(Some(async move {
+            if let Some(by) = struck {
+                by.strike(&there).await?;
+            }
             noted.await?;
             // With a write or an upload under way, that commit is the copy. Else it is made now: from the
             // spool if the bytes are there, or by way of it.

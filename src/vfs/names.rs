@@ -246,6 +246,7 @@ impl Vfs {
         let found = self
             .within_name_timeout("create", self.find(parent, name))
             .await?;
+        let mut struck = None;
         let ino = match found {
             Some(_) if flags.exclusive => {
                 return Err(Error::new(Kind::Exists, "create").at(name));
@@ -263,7 +264,7 @@ impl Vfs {
                 let path = tree.path(ino);
                 let ghost = tree.ghost(parent, name);
                 let target = Target {
-                    place,
+                    place: place.clone(),
                     path,
                     exclusive: flags.exclusive && ghost.is_none(),
                     replaces: ghost,
@@ -281,9 +282,14 @@ impl Vfs {
                 if let Some(node) = tree.get_mut(ino) {
                     node.writer = Some(writer);
                 }
+                struck = tree.take_ghost(parent, name, ino).and_then(|(_, by)| by);
                 ino
             }
         };
+        if let Some(by) = struck {
+            self.within_name_timeout("create", by.strike(&place))
+                .await?;
+        }
         let open = self.open(ino, flags).await?;
         let mut tree = self.tree();
         if let Some(node) = tree.get_mut(ino) {

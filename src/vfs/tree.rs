@@ -324,6 +324,21 @@ impl Tree {
         self.ghosts.iter().rfind(here).map(|ghost| ghost.by)
     }
 
+    /// `to` takes the name over and answers for what the store has there. The entry, and the writer that had to
+    /// remove it.
+    pub(super) fn take_ghost(
+        &mut self,
+        parent: u64,
+        name: &str,
+        to: u64,
+    ) -> Option<(Entry, Option<Arc<Writer>>)> {
+        let here =
+            |ghost: &Ghost| ghost.parent == parent && ghost.entry.name == name && ghost.by != to;
+        let ghost = self.ghosts.remove(self.ghosts.iter().rposition(here)?);
+        let writer = self.get(ghost.by).and_then(|node| node.writer.clone());
+        Some((ghost.entry, writer))
+    }
+
     /// The commit of `by` has removed what it had to.
     pub(super) fn lay(&mut self, by: u64) {
         self.ghosts.retain(|ghost| ghost.by != by);

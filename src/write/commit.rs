@@ -311,6 +311,10 @@ impl Writer {
             }
         }
         for (place, stray) in std::mem::take(&mut target.removes) {
+            let struck = |inner: &Inner| !inner.target.removes.iter().any(|(at, _)| *at == place);
+            if struck(&self.lock()) {
+                continue;
+            }
             remove_stray(store, &place, &stray)
                 .await
                 .map_err(|e| e.at(target.path.clone()))?;

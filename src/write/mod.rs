@@ -549,6 +549,17 @@ impl Writer {
         })
     }
 
+    /// Another file has `place` from now on: the commit no longer removes what is there. Returns when that is
+    /// durable and no commit is under way that does not know it.
+    pub async fn strike(&self, place: &Place) -> Result<()> {
+        self.lock()
+            .target
+            .removes
+            .retain(|(there, _)| there != place);
+        self.until(|inner| !inner.session.is_moving()).await;
+        self.note_owed().await
+    }
+
     /// Makes a change of the target durable, if anything is owed.
     pub async fn note_owed(&self) -> Result<()> {
         let owed = {
