@@ -6,7 +6,9 @@ use super::tree::ROOT;
 use super::{Vfs, lock};
 use crate::error::{Error, Kind, Result};
 use crate::store::{Entry, Kind as EntryKind, Place};
-use crate::write::Target;
+use crate::write;
+use crate::write::{Target, Writer};
+use futures_util::future::BoxFuture;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -98,20 +100,38 @@ impl Vfs {
         let until = tokio::time::Instant::now() + self.options.name_timeout;
         let prepared = self.prepare_move(ino, over, new_parent, new_name);
         let prepared = self.within_name_timeout("rename", prepared).await;
-        let copy = match prepared {
-            Ok(Some(copy)) => copy,
+        let (writer, copy) = match prepared {
+            Ok(Some(rest)) => rest,
             // Done, or nothing has changed.
             other => {
                 over.into_iter().for_each(|over| self.gave_up(over));
                 return other.map(drop);
             }
         };
+        // What is owed of the replaced file stays in the spool until this one is safe.
         let me = self.me.clone();
+        let replaced = over.map(|over| {
+            lock(&self.replaced).insert(over, writer.clone());
+            async move {
+                writer.safe().await;
+                if let Some(vfs) = me.upgrade() {
+                    vfs.gave_up(over);
+                    lock(&vfs.replaced).remove(&over);
+                    vfs.changed.notify_waiters();
+                }
+            }
+        });
+        let (rt, name) = (self.write.rt.clone(), new_name.to_owned());
         let copied = self.write.rt.spawn(async move {
             let copied = copy.await;
-            // What is owed of the replaced file stays in the spool until this one is safe.
-            if let (Some(vfs), Some(over)) = (me.upgrade(), over) {
-                vfs.gave_up(over);
+            if let Err(error) = &copied {
+                log::error!("{name}: the rename is done here, but not on the store: {error}");
+            }
+            if let Some(replaced) = replaced {
+                let mut replaced = Box::pin(replaced);
+                if futures_util::poll!(&mut replaced).is_pending() {
+                    rt.spawn(replaced);
+                }
             }
             copied
         });
@@ -125,15 +145,15 @@ impl Vfs {
         }
     }
 
-    /// Moves the name. `None`: the store has moved the file as well. Else what is left to do is
-    /// returned: the copy under the new name. After an error nothing has changed.
+    /// Moves the name. `None`: the store has moved the file as well. Else the writer is returned, and what is
+    /// left to do: the copy under the new name. After an error nothing has changed.
     async fn prepare_move(
         &self,
         ino: u64,
         over: Option<u64>,
         new_parent: u64,
         new_name: &str,
-    ) -> Result<Option<impl Future<Output = Result<()>> + Send + 'static>> {
+    ) -> Result<Option<(Arc<Writer>, BoxFuture<'static, Result<()>>)>> {
         let missing = || Error::new(Kind::NotFound, "rename").at(new_name);
         let place = self
             .tree()
@@ -168,15 +188,25 @@ impl Vfs {
                 .await?;
             self.take_name(ino, new_parent, new_name);
             self.note_entry(ino, renamed);
+            self.remove_strays(replaced).await;
             return Ok(None);
         }
         if let Some(entry) = entry.as_ref().filter(|_| kind == EntryKind::Symlink) {
             self.rename_symlink(ino, entry, place, over_entry, new_parent, new_name)
                 .await?;
+            self.remove_strays(replaced).await;
             return Ok(None);
         }
         // What is under the old name stays on the store, hidden here, until the commit under the new one.
         let writer = self.writer(ino)?;
+        if !unsettled && let Err(error) = writer.ready() {
+            if error.kind != Kind::Full {
+                return Err(error);
+            }
+            // Caches give way.
+            self.shed_all();
+            writer.ready()?;
+        }
         if let Some(old) = writer.target().replaces {
             self.tree().haunt(parent, old, ino);
         }
@@ -192,7 +222,9 @@ impl Vfs {
         let there = place.clone();
         let change = |target: &mut Target| redirect(target, place, over_entry, replaced, path);
         let noted = writer.retarget(change);
-        Ok(Some(async move {
+        let copier = writer.clone();
+        let rest = async move {
+            let writer = copier;
             if let Some(by) = struck {
                 by.strike(&there).await?;
             }
@@ -210,15 +242,19 @@ impl Vfs {
                 (true, false) => wait(writer.sync()).await,
                 (false, _) => wait(writer.force()?).await,
             }
-        }))
+        };
+        Ok(Some((writer, Box::pin(rest))))
     }
 
-    /// Waits until nothing is left under the old names of a file: until its commit. `Busy` if a program
-    /// still writes it.
+    /// Waits until nothing is left under the old names of a file: until its commit, which a temporary name
+    /// does not put off any longer. `Busy` if a program still writes it.
     async fn vacate(&self, ino: u64) -> Result<()> {
         let writer = self.tree().get(ino).and_then(|node| node.writer.clone());
         match writer.filter(|writer| !writer.target().removes.is_empty()) {
-            Some(writer) => writer.settled().await,
+            Some(writer) => {
+                writer.set_deferred(false);
+                writer.settled().await
+            }
             None => Ok(()),
         }
     }
@@ -266,6 +302,15 @@ impl Vfs {
         self.take_name(ino, new_parent, new_name);
         self.note_entry(ino, copy);
         Ok(())
+    }
+
+    /// Removes what a replaced file still had under older names of its own.
+    async fn remove_strays(&self, strays: Vec<(Place, Entry)>) {
+        for (place, stray) in strays {
+            if let Err(error) = write::remove_stray(&*self.store, &place, &stray).await {
+                log::warn!("{}: an older name stays on the store: {error}", place.name);
+            }
+        }
     }
 
     fn take_name(&self, ino: u64, parent: u64, name: &str) {

@@ -56,9 +56,7 @@ impl Vfs {
             Err(error) => match older {
                 // The store is away: what is known is shown, and asked about again after the TTL.
                 Some(ino) if error.kind.worth_another_try() => {
-                    if let Some(node) = self.tree().get_mut(ino) {
-                        node.checked = Instant::now();
-                    }
+                    self.tree().show_older(ino);
                     Ok(Some(ino))
                 }
                 _ => Err(error),
@@ -151,11 +149,7 @@ impl Vfs {
         let asked = Instant::now();
         match self.ask(older, self.store.list(&addr)).await {
             Ok(entries) => self.tree().apply_listing(dir, entries, asked),
-            Err(error) if older && error.kind.worth_another_try() => {
-                if let Some(node) = self.tree().get_mut(dir) {
-                    node.listed = Some(Instant::now());
-                }
-            }
+            Err(error) if older && error.kind.worth_another_try() => self.tree().show_older(dir),
             Err(error) => {
                 *failed = Some((Instant::now(), error.clone()));
                 return Err(error);

@@ -443,7 +443,7 @@ impl Writer {
             };
         };
         match self.context.owner.upgrade() {
-            Some(owner) => owner.diverted(self.ino, theirs, other, &mut settle),
+            Some(owner) => owner.diverted(self.ino, was, theirs, other, &mut settle),
             None => settle(After::Theirs),
         }
         self.perform(later);
@@ -535,6 +535,10 @@ pub async fn remove_stray(store: &dyn Store, place: &Place, stray: &Entry) -> Re
 }
 
 impl Inner {
+    pub(super) fn is_safe(&self) -> bool {
+        self.session.is_settled() || self.session.owes() || self.session.is_gone()
+    }
+
     fn freeze(&mut self, context: &super::Context) -> Result<Arc<Content>> {
         self.top(context)?;
         let frozen = Arc::new(self.top.take().ok_or(Error::new(Kind::Protocol, "seal"))?);

@@ -68,9 +68,16 @@ pub trait Owner: Send + Sync + Debug {
     /// The store has this version.
     fn committed(&self, ino: u64, entry: &Entry);
     /// What was written went to `other` beside it, because somebody else's version, `theirs`, has the
-    /// name. The owner decides what the file is from now on, and says it to `settle`, once, while
+    /// name at `was`. The owner decides what the file is from now on, and says it to `settle`, once, while
     /// nobody can open it: so a tree's lock may be held during that call.
-    fn diverted(&self, ino: u64, theirs: &Entry, other: &Entry, settle: &mut dyn FnMut(After));
+    fn diverted(
+        &self,
+        ino: u64,
+        was: &Place,
+        theirs: &Entry,
+        other: &Entry,
+        settle: &mut dyn FnMut(After),
+    );
     /// Something about what is on its way changed.
     fn moved(&self);
     /// A commit failed.
@@ -267,6 +274,22 @@ impl Writer {
     #[must_use]
     pub fn owes(&self) -> bool {
         self.lock().session.owes()
+    }
+
+    /// Whether what is here would survive a crash, as the store has it or it is owed, or its name is gone.
+    #[must_use]
+    pub fn is_safe(&self) -> bool {
+        self.lock().is_safe()
+    }
+
+    /// Waits until [`Writer::is_safe`].
+    pub async fn safe(&self) {
+        self.until(Inner::is_safe).await;
+    }
+
+    /// Makes ready for [`Writer::force`] what of it can fail for want of room.
+    pub fn ready(&self) -> Result<()> {
+        self.lock().top(&self.context).map(|_| ())
     }
 
     /// A handle that can write was opened.

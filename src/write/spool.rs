@@ -154,7 +154,10 @@ impl Spool {
             file,
             stem,
             charged: AtomicU64::new(size),
-            state: Mutex::new(State::new(record.class)),
+            state: Mutex::new(State {
+                left: true,
+                ..State::new(record.class)
+            }),
             sums: RwLock::new(sums),
         };
         Ok((Arc::new(file), record))
@@ -292,6 +295,8 @@ enum Home {
 struct State {
     class: Class,
     home: Home,
+    /// An earlier process left it, and nothing was decided about it yet: it is never removed by itself.
+    left: bool,
     /// How often it was begun anew, became a cache, or was let go of.
     life: u64,
     /// The last stamp given, and the newest whose record was written.
@@ -303,6 +308,7 @@ impl State {
     fn new(class: Class) -> Self {
         State {
             class,
+            left: false,
             home: Home::Data,
             life: 0,
             given: 0,
@@ -472,6 +478,7 @@ impl SpoolFile {
         self.uncharge(u64::MAX);
         let mut state = self.state();
         state.life += 1;
+        state.left = false;
         self.cache_locked(&mut state);
         if state.home != Home::Nowhere {
             remove(&self.stem.with_extension("json"));
@@ -498,6 +505,7 @@ impl SpoolFile {
         if state.home == Home::Nowhere || (state.home == Home::Data && state.class == Class::Torn) {
             return Ok(());
         }
+        state.left = false;
         let record = Record::new(Class::Torn, target.clone());
         self.write_record(&mut state, &record, size, false)
     }
@@ -680,8 +688,9 @@ const SPOOL_FULL: &str = "the spool is full (spool_max)";
 impl Drop for SpoolFile {
     fn drop(&mut self) {
         let mut state = self.state();
-        // What was promised or refused outlives us; so does everything once the process ends.
-        if state.class != Class::Torn || self.spool.frozen.load(Ordering::Acquire) {
+        // What was promised or refused outlives us; so does what an earlier process left, whatever it is, and
+        // everything once the process ends.
+        if state.class != Class::Torn || state.left || self.spool.frozen.load(Ordering::Acquire) {
             return;
         }
         self.remove_locked(&mut state);

@@ -494,3 +494,56 @@ async fn a_name_goes_while_its_upload_does_not_answer() {
     assert!(bench.store.paths().is_empty());
     assert_eq!(bench.vfs.write.spool.bytes(), 0);
 }
+
+#[tokio::test]
+async fn a_start_while_the_store_is_away_sends_what_is_owed_later() {
+    let (store, vfs, taken) = crash_with_debts(&["f"], |store| {
+        let fault = Fault {
+            op: "stat",
+            kind: Kind::Unreachable,
+            done: false,
+        };
+        store.faults.lock().unwrap().push_back(fault);
+    })
+    .await;
+    assert_eq!((taken.sending, taken.odd.len()), (1, 0), "{taken:?}");
+    vfs.landed().await;
+    assert_eq!(store.content("f").unwrap(), vec![3; 100]);
+}
+
+#[tokio::test]
+async fn what_is_owed_of_a_replaced_file_stays_until_its_successor_is_safe() {
+    let bench = bench_with(Memory::new(), |options| {
+        options.temp_names = temp(&["*.tmp"]);
+    })
+    .await;
+    let full = |times| {
+        let fault = || Fault {
+            op: "start",
+            kind: Kind::Full,
+            done: false,
+        };
+        let mut faults = bench.store.faults.lock().unwrap();
+        faults.extend((0..times).map(|_| fault()));
+    };
+    // Closed with 0, and then refused under its final name: it is owed.
+    write_file(&bench.vfs, ROOT, "f.tmp", &[1; 100]).await;
+    full(1);
+    let moved = bench.vfs.rename(ROOT, "f.tmp", ROOT, "f", false).await;
+    assert_eq!(moved.unwrap_err().kind, Kind::Full);
+    bench.store.plant("g", &[2; 100]);
+    full(1);
+    let moved = bench.vfs.rename(ROOT, "g", ROOT, "f", false).await;
+    assert_eq!(moved.unwrap_err().kind, Kind::Full);
+    assert_eq!(bench.vfs.drain(Duration::ZERO).await.kept, 1);
+    // The successor arrives after all: now the other may go.
+    bench.vfs.undrain();
+    let ino = walk(&bench.vfs, "f").await.unwrap();
+    let open = bench.vfs.open(ino, READ).await.unwrap();
+    bench.vfs.fsync(open.fh).await.unwrap();
+    bench.vfs.release(open.fh);
+    assert_eq!(bench.store.content("f").unwrap(), vec![2; 100]);
+    while bench.vfs.drain(Duration::ZERO).await.kept > 0 {
+        tokio::task::yield_now().await;
+    }
+}
