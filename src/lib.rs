@@ -6,6 +6,7 @@
 pub mod cli;
 pub mod config;
 pub mod error;
+mod failpoint;
 pub mod flow;
 pub mod fuse;
 pub mod http;

@@ -5,6 +5,7 @@ mod common;
 
 use common::mount::{Mount, all, given, skipped};
 use std::path::Path;
+use std::time::Instant;
 
 /// A local tree `t` with files, an empty folder, a mode, a time and a symbolic link.
 fn tree(m: &Mount) {
@@ -150,6 +151,102 @@ fn rsync_sends_only_what_changed_and_deletes_what_went() {
         m.sh("rsync -a --inplace --checksum t/ $M/t/; rsync -a $M/t/ back/");
         assert_same_tree(m, "t", "back");
     });
+}
+
+#[test]
+fn rsync_in_place_sends_the_file_once_under_its_name() {
+    given().on_server("a", [b'x'; 300_001]).mounted(|m| {
+        m.make("a", common::bytes(300_000, 3));
+        m.make("b", common::bytes(200_000, 4));
+        m.sh("rsync --inplace a b $M/");
+        assert_eq!(m.stored("a").unwrap(), common::bytes(300_000, 3));
+        assert_eq!(m.stored("b").unwrap(), common::bytes(200_000, 4));
+        let mut sent = m.uploads();
+        sent.sort();
+        assert_eq!(sent, ["POST content/a", "PUT content/b"]);
+    });
+}
+
+#[test]
+fn rsync_partial_goes_on_where_it_was_interrupted() {
+    let content = common::bytes(6_000_000, 5);
+    given().mounted(|m| {
+        m.make("big", &content);
+        let mut rsync = m.start("exec rsync --partial --bwlimit=2000 big $M/big");
+        let begun = Instant::now();
+        let is_there = |name: &String| {
+            name.starts_with(".big.")
+                && std::fs::metadata(m.at(name)).is_ok_and(|f| f.len() > 500_000)
+        };
+        while !m.names("").iter().any(is_there) {
+            assert_eq!(rsync.try_wait().unwrap(), None, "it was too fast");
+            assert!(
+                begun.elapsed() < common::mount::PATIENCE,
+                "{:?}",
+                m.names("")
+            );
+        }
+        let pid = rustix::process::Pid::from_child(&rsync);
+        rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+        let ended = m.ended(rsync);
+        assert!(!ended.status.success(), "{ended:?}");
+        // Of its processes one may still be at work after the first has ended.
+        while m.names("") != ["big"] {
+            assert!(
+                begun.elapsed() < common::mount::PATIENCE,
+                "{:?}",
+                m.names("")
+            );
+        }
+        assert!(m.settle("").status.success());
+        let part = m.stored("big").unwrap();
+        assert!(
+            !part.is_empty() && part.len() < content.len(),
+            "{}",
+            part.len()
+        );
+        assert!(content.starts_with(&part), "a part from its beginning");
+        assert_eq!(m.stored_names(), ["big"]);
+        m.forget();
+        let told = m.sh("rsync --partial --no-whole-file --stats big $M/big");
+        assert!(told.contains("Matched data"), "{told}");
+        assert_eq!(m.stored("big").unwrap(), content);
+        assert_eq!(m.uploads(), ["POST content/big"]);
+        assert_eq!(m.stored_names(), ["big"]);
+    });
+}
+
+#[test]
+fn an_editor_that_writes_beside_and_renames_sends_the_file_once() {
+    given().on_server("f", "one\n").mounted(|m| {
+        m.sh("cat $M/f > $M/.f.tmp; echo two >> $M/.f.tmp; sync $M/.f.tmp; mv $M/.f.tmp $M/f");
+        assert_eq!(m.stored("f").unwrap(), b"one\ntwo\n");
+        assert_eq!(m.uploads(), ["POST content/f"]);
+        assert_eq!(m.stored_names(), ["f"]);
+    });
+}
+
+#[test]
+fn vim_saves_a_file_once_whichever_way_it_keeps_the_old_one() {
+    for (ways, left) in [
+        ("backupcopy=no", vec!["f"]),
+        ("backupcopy=yes", vec!["f"]),
+        ("backupcopy=no backup", vec!["f", "f~"]),
+    ] {
+        given().on_server("f", "one\n").mounted(|m| {
+            m.sh(&format!(
+                "vim.tiny -u NONE -i NONE -es -N -c 'set writebackup backupdir=. backupskip= {ways}' -c 'cd {}' \
+                 -c 'e f' -c 's/one/two/' -c 'wq' </dev/null",
+                m.root().display()
+            ));
+            assert_eq!(m.stored("f").unwrap(), b"two\n", "{ways}");
+            let sent = m.uploads();
+            assert_eq!(sent.len(), 1, "{ways}: {sent:?}");
+            assert!(sent[0].ends_with(" content/f"), "{ways}: {sent:?}");
+            m.remount();
+            assert_eq!(m.stored_names(), left, "{ways}");
+        });
+    }
 }
 
 #[test]

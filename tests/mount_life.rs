@@ -280,3 +280,18 @@ fn a_wrong_key_mounts_nothing_and_says_so() {
         assert!(!ended.err.contains(KEY));
     });
 }
+
+#[test]
+fn the_mount_has_a_type_of_its_own_for_findmnt_and_df() {
+    given().mounted(|m| {
+        assert_eq!(m.sh("findmnt -n -o FSTYPE $M"), "fuse.assetfs");
+        let shown = m.sh("df --output=fstype,source $M | tail -n 1");
+        let mut shown = shown.split_whitespace();
+        assert_eq!(shown.next(), Some("fuse.assetfs"));
+        assert!(
+            shown
+                .next()
+                .is_some_and(|source| source.starts_with("proget+http://"))
+        );
+    });
+}

@@ -358,3 +358,15 @@ fn many_files_in_a_directory_are_all_listed_once_and_cost_one_request() {
         assert!(m.stored_names().is_empty());
     });
 }
+
+#[test]
+fn a_name_that_was_moved_away_and_is_written_again_with_the_same_bytes_stays() {
+    given().mounted(|m| {
+        m.write("b", "same");
+        m.sh("mv $M/b $M/y.part");
+        m.write("b", "same");
+        m.sh("mv $M/y.part $M/e");
+        m.remount();
+        assert_eq!(m.stored_names(), ["b", "e"]);
+    });
+}

@@ -215,6 +215,18 @@ async fn every_call_survives_one_failure_of_any_kind_with_one_outcome() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_directory_that_was_made_is_ours_even_if_the_look_at_it_fails() {
+    let mut setup = Setup::new();
+    setup.tries = 4;
+    let at = setup.go().await;
+    let look = Rule::answer(503).path("new dir").skip(2).times(1);
+    at.server.faults().set(vec![look]).unwrap();
+    let done = call(&at.store, Call::Mkdir).await;
+    assert!(done.is_ok(), "{}", done.unwrap_err());
+    assert_eq!(at.server.faults().fired(), [1]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_commit_whose_answer_is_lost_is_settled_by_looking() {
     let mut setup = Setup::new();
     setup.tries = 4;

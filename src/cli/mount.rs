@@ -166,8 +166,14 @@ impl Plan {
         };
         let ended = rt.block_on(async {
             // Before the mount, so that no signal finds it undrained.
-            let signals = Signals::new()?;
-            let taken = vfs.take_up().await;
+            let mut signals = Signals::new()?;
+            let taken = tokio::select! {
+                taken = vfs.take_up() => taken,
+                () = signals.next() => {
+                    vfs.close_spool();
+                    return Err("told to end before it was mounted; what is unsent stays in the spool".to_owned());
+                }
+            };
             if taken != vfs::TakenUp::default() {
                 log::warn!("{}", said(&taken));
             }

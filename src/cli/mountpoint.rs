@@ -1,22 +1,15 @@
 //! Mountpoints: whether one can be used, which mounts there are, and how to let go of one.
 
 use super::control;
-use crate::config::Word;
 use rustix::io::Errno;
 use rustix::mount::UnmountFlags;
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::mpsc;
-use std::time::Duration;
 
-/// The type of our mounts in /proc/self/mountinfo, when fusermount3 made them; root's own mount(2) has
-/// the type `fuse`.
+/// The type of our mounts in /proc/self/mountinfo.
 const FSTYPE: &str = "fuse.assetfs";
-
-/// How long another filesystem's process may take to say that it is not ours.
-const LOOK_LIMIT: Duration = Duration::from_secs(2);
 
 /// A line of /proc/self/mountinfo.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -32,23 +25,7 @@ pub(super) struct Mount {
 impl Mount {
     /// Whether it is one of ours.
     pub(super) fn is_ours(&self) -> bool {
-        if self.fstype != "fuse" {
-            return self.fstype == FSTYPE;
-        }
-        let (sender, answer) = mpsc::channel();
-        let mountpoint = self.mountpoint.clone();
-        std::thread::spawn(move || {
-            // Nobody listens any more after the limit.
-            let _ = sender.send(control::attribute(&mountpoint));
-        });
-        match answer.recv_timeout(LOOK_LIMIT) {
-            Ok(Ok(_)) => true,
-            // A dead mount answers nothing, but the kernel still knows what was mounted.
-            Ok(Err(Errno::NOTCONN)) => {
-                matches!(Word::parse(&self.source), Ok(Word::Source(_)))
-            }
-            Ok(Err(_)) | Err(_) => false,
-        }
+        self.fstype == FSTYPE
     }
 }
 

@@ -6,7 +6,7 @@ use globset::{Glob, GlobBuilder};
 /// Names under which programs write what they rename when it is whole: rsync, browsers and downloaders,
 /// editors, GNOME, restic, borg, git.
 pub const TEMP_NAMES: &str = ".*.[A-Za-z0-9][A-Za-z0-9][A-Za-z0-9][A-Za-z0-9][A-Za-z0-9][A-Za-z0-9];\
-*.part;*.partial;*.crdownload;*.tmp;*~;.*.sw[a-p];.goutputstream-*;*-tmp-*;tmp_obj_*;tmp_pack_*;tmp_idx_*";
+*.part;*.partial;*.crdownload;*.tmp;*~;.*.sw[a-px];.*.swpx;4913;.goutputstream-*;*-tmp-*;tmp_obj_*;tmp_pack_*;tmp_idx_*";
 
 /// Patterns of paths with what is promised for them, in order.
 #[derive(Clone, Debug, Default)]
@@ -88,6 +88,8 @@ mod tests {
             "x.part",
             "f~",
             ".f.swp",
+            ".f.swpx",
+            "4913",
             ".goutputstream-AB12",
             "0a-tmp-77",
         ] {

@@ -40,7 +40,8 @@ pub fn mount(
     let mut config = Config::default();
     config.mount_options = vec![
         MountOption::FSName(options.source.replace(',', "\\,")),
-        MountOption::Subtype("assetfs".to_owned()),
+        // As a word for the kernel, so that root's own mount(2) has it as well as fusermount3.
+        MountOption::CUSTOM("subtype=assetfs".to_owned()),
         MountOption::DefaultPermissions,
         if options.read_only {
             MountOption::RO

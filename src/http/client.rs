@@ -6,6 +6,7 @@ use super::credential::Secret;
 use super::pulse::Pulse;
 use super::rate::Rate;
 use crate::error::{Error, Kind, Result};
+use crate::failpoint::{self, Group};
 use base64::Engine;
 use bytes::Bytes;
 use reqwest::header::{self, HeaderName, HeaderValue};
@@ -282,6 +283,7 @@ impl<'a> Request<'a> {
         } else {
             pulse.expect_within(answer_within);
         }
+        failpoint::cross(Group::Http, &label);
         let answer = {
             let sending = client.inner.execute(inner);
             let feeding = body.feed(&feeder, &pulse, client.up.as_deref());
@@ -300,6 +302,7 @@ impl<'a> Request<'a> {
                 }
             }
         };
+        failpoint::cross(Group::Http, "a look at the answer");
         let answer = match answer {
             Ok(answer) => answer,
             Err(e) => return Err(transport(op, e).at(path)),

@@ -143,8 +143,15 @@ impl Fill<'_> {
             length -= length % BLOCK;
         }
         if length > 0 {
-            self.buffer.truncate(length as usize);
-            let bytes = std::mem::take(&mut self.buffer).freeze();
+            let bytes = if length as usize * 2 > self.buffer.capacity() {
+                self.buffer.truncate(length as usize);
+                std::mem::take(&mut self.buffer).freeze()
+            } else {
+                // The buffer is for more: what is given away would hold all of it.
+                let bytes = Bytes::copy_from_slice(&self.buffer[..length as usize]);
+                self.buffer.clear();
+                bytes
+            };
             let at = self.range.start;
             self.range.start += length;
             self.fetch

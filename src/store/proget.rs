@@ -466,7 +466,8 @@ impl ProGet {
                 Err(self.why_refused(path, error).await)
             }
             (_, Some(error)) => Err(error),
-            (Err(error), None) => Err(error),
+            // It was made: whatever keeps us from looking, the next try finds ours.
+            (Err(error), None) => Err(Error::new(ErrorKind::Broken, op).at(path).because(error)),
             (Ok(Look::Absent), None) => Err(Error::new(ErrorKind::Mismatch, op)
                 .at(path)
                 .said("the server said yes, but has no such directory")),

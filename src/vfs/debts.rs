@@ -4,8 +4,10 @@
 use super::tree::ROOT;
 use super::{Drained, NODES_MAX, Vfs, lock};
 use crate::error::{Error, Kind, Result};
-use crate::store::Kind as EntryKind;
+use crate::store::{Entry, Kind as EntryKind, Place};
 use crate::write::{self, Class, Promise, Record, SpoolFile, Top, Writer};
+use futures_util::StreamExt;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -58,7 +60,8 @@ impl Vfs {
         };
         // Of several versions promised for one place the last one counts; an older one goes only when
         // that one is in good hands.
-        let mut served = std::collections::HashSet::new();
+        let mut served = HashMap::new();
+        let mut there = self.look_at(&found.files).await;
         for (file, record) in found.files.into_iter().rev() {
             match record.class {
                 Class::Torn => {
@@ -69,10 +72,19 @@ impl Vfs {
                     taken.kept += 1;
                     lock(&self.refusals).push((record.target.place, file));
                 }
-                Class::Acknowledged if served.contains(&record.target.place) => file.discard(),
-                Class::Acknowledged => match self.take_up_one(&file, &record).await {
+                Class::Acknowledged if served.get(&record.target.place) == Some(&true) => {
+                    file.discard();
+                }
+                // The newer one stays for another start: so does this.
+                Class::Acknowledged if served.contains_key(&record.target.place) => {
+                    self.leave_owed(&file);
+                }
+                Class::Acknowledged => match self
+                    .take_up_one(&file, &record, there.remove(&record.target.place))
+                    .await
+                {
                     Ok(sending) => {
-                        served.insert(record.target.place);
+                        served.insert(record.target.place, true);
                         *(if sending {
                             &mut taken.sending
                         } else {
@@ -83,7 +95,8 @@ impl Vfs {
                         taken
                             .odd
                             .push(format!("{}: {error}", file.path().display()));
-                        file.leave();
+                        served.insert(record.target.place, false);
+                        self.leave_owed(&file);
                     }
                 },
             }
@@ -91,10 +104,44 @@ impl Vfs {
         taken
     }
 
-    /// Takes up one file; `false` if the store has it already.
-    pub(super) async fn take_up_one(&self, file: &Arc<SpoolFile>, record: &Record) -> Result<bool> {
+    /// What the store has where something is owed, several questions at a time.
+    async fn look_at(&self, files: &[(Arc<SpoolFile>, Record)]) -> HashMap<Place, Result<Entry>> {
+        let owed = files
+            .iter()
+            .filter(|(_, record)| record.class == Class::Acknowledged);
+        let places: HashSet<Place> = owed
+            .map(|(_, record)| record.target.place.clone())
+            .collect();
+        let looks = places.into_iter().map(|place| async move {
+            let look = self.store.stat(&place).await;
+            (place, look)
+        });
+        futures_util::stream::iter(looks)
+            .buffer_unordered(self.options.downloads.max(1))
+            .collect()
+            .await
+    }
+
+    /// What is owed and cannot be sent by this mount stays, and is told by the drain.
+    pub(super) fn leave_owed(&self, file: &SpoolFile) {
+        file.leave();
+        self.left_owed.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Takes up one file, where the store has `there`; `false` if that is the file already.
+    pub(super) async fn take_up_one(
+        &self,
+        file: &Arc<SpoolFile>,
+        record: &Record,
+        there: Option<Result<Entry>>,
+    ) -> Result<bool> {
         let target = &record.target;
-        match self.store.stat(&target.place).await {
+        let there = match there {
+            Some(there) => there,
+            // An older version could not be taken up in the place of a newer one.
+            None => self.store.stat(&target.place).await,
+        };
+        match there {
             Ok(entry)
                 if entry.size == record.size
                     && record.digests.agree(&entry.digests) == Some(true) =>
@@ -110,6 +157,8 @@ impl Vfs {
             }
             Ok(_) => {}
             Err(error) if error.kind == Kind::NotFound => {}
+            // The look is taken again before it is sent.
+            Err(error) if error.kind.worth_another_try() => {}
             Err(error) => return Err(error),
         }
         let (parent, name) = self.parent_of(&target.path).await?;
@@ -166,11 +215,10 @@ impl Vfs {
     pub(super) async fn landed(&self) {
         loop {
             let changed = self.changed.notified();
-            if !self
-                .writers()
-                .iter()
-                .any(|writer| writer.look().1.is_moving())
-            {
+            let moving = |writer: &Arc<Writer>| writer.look().1.is_moving();
+            let replaced: Vec<Arc<Writer>> = lock(&self.replaced).values().cloned().collect();
+            // A successor that is safe: what it replaced is given up in a moment.
+            if !self.writers().iter().any(moving) && !replaced.iter().any(|by| by.is_safe()) {
                 return;
             }
             changed.await;
@@ -186,14 +234,16 @@ impl Vfs {
         }
         let _ = tokio::time::timeout(limit, self.landed()).await;
         let mut drained = Drained {
-            kept: 0,
+            kept: self.left_owed.load(Ordering::Relaxed),
             refused: 0,
         };
         for writer in self.writers() {
             let (top, flight, last, _) = writer.look();
             if writer.owes() || flight.is_moving() {
                 drained.kept += 1;
-            } else if top != Top::Same || matches!(last, write::Last::Failed { .. }) {
+            } else if !writer.is_gone()
+                && (top != Top::Same || matches!(last, write::Last::Failed { .. }))
+            {
                 drained.refused += 1;
             }
         }

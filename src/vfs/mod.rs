@@ -1,7 +1,7 @@
 //! POSIX meaning over a store: inodes, handles, directories, attributes. Knows no FUSE.
 //!
 //! Locks, in this order, never across an await: `tree`, then the small ones (`handles`, `refused`, `refusals`,
-//! `kept`), then a writer's, then the cache's.
+//! `kept`, `replaced`), then a writer's, then the cache's.
 
 mod attrs;
 mod debts;
@@ -31,7 +31,7 @@ use files::Handle;
 use globset::{Glob, GlobSet, GlobSetBuilder};
 use std::collections::{HashMap, VecDeque};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::Notify;
@@ -131,6 +131,10 @@ pub struct Vfs {
     commit_for: GlobSet,
     /// What an earlier process was refused, until something newer of that name is committed.
     refusals: Mutex<Vec<(Place, Arc<SpoolFile>)>>,
+    /// Files that lost their name to another, whose writer this is: owed until that one is safe.
+    replaced: Mutex<HashMap<u64, Arc<Writer>>>,
+    /// Files that are owed and that this mount cannot send.
+    left_owed: AtomicUsize,
     /// What the start found in the spool, until it is taken up.
     found: Mutex<Found>,
     space: Mutex<Option<(Instant, Option<Space>)>>,
@@ -205,6 +209,8 @@ impl Vfs {
             draining: AtomicBool::new(false),
             temp_names,
             commit_for,
+            replaced: Mutex::default(),
+            left_owed: AtomicUsize::new(0),
             found: Mutex::new(found),
             refusals: Mutex::default(),
             space: Mutex::default(),
@@ -430,11 +436,20 @@ impl write::Owner for Vfs {
         self.changed.notify_waiters();
     }
 
-    fn diverted(&self, ino: u64, theirs: &Entry, other: &Entry, settle: &mut dyn FnMut(After)) {
+    fn diverted(
+        &self,
+        ino: u64,
+        was: &Place,
+        theirs: &Entry,
+        other: &Entry,
+        settle: &mut dyn FnMut(After),
+    ) {
         let mut tree = self.tree();
         let now = Instant::now();
-        let node = tree.get_mut(ino);
-        let Some(node) = node.filter(|node| node.is_named() && node.name == theirs.name) else {
+        let here = tree.get(ino).filter(|node| node.is_named());
+        let here = here.and_then(|node| tree.place(node.parent, &node.name));
+        let node = tree.get_mut(ino).filter(|_| here.as_ref() == Some(was));
+        let Some(node) = node else {
             return settle(After::Elsewhere);
         };
         let writer = node.writer.as_ref();

@@ -6,7 +6,9 @@ use super::tree::ROOT;
 use super::{Vfs, lock};
 use crate::error::{Error, Kind, Result};
 use crate::store::{Entry, Kind as EntryKind, Place};
-use crate::write::Target;
+use crate::write;
+use crate::write::{Target, Writer};
+use futures_util::future::BoxFuture;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -52,11 +54,7 @@ impl Vfs {
         match kind {
             EntryKind::Dir => self.rename_dir(ino, over, new_parent, new_name).await,
             EntryKind::File | EntryKind::Symlink => {
-                let done = self.rename_file(ino, over, new_parent, new_name).await;
-                if let Some(over) = over {
-                    self.gave_up(over);
-                }
-                done
+                self.rename_file(ino, over, new_parent, new_name).await
             }
         }
     }
@@ -99,6 +97,63 @@ impl Vfs {
         new_parent: u64,
         new_name: &str,
     ) -> Result<()> {
+        let until = tokio::time::Instant::now() + self.options.name_timeout;
+        let prepared = self.prepare_move(ino, over, new_parent, new_name);
+        let prepared = self.within_name_timeout("rename", prepared).await;
+        let (writer, copy) = match prepared {
+            Ok(Some(rest)) => rest,
+            // Done, or nothing has changed.
+            other => {
+                over.into_iter().for_each(|over| self.gave_up(over));
+                return other.map(drop);
+            }
+        };
+        // What is owed of the replaced file stays in the spool until this one is safe.
+        let me = self.me.clone();
+        let replaced = over.map(|over| {
+            lock(&self.replaced).insert(over, writer.clone());
+            async move {
+                writer.safe().await;
+                if let Some(vfs) = me.upgrade() {
+                    vfs.gave_up(over);
+                    lock(&vfs.replaced).remove(&over);
+                    vfs.changed.notify_waiters();
+                }
+            }
+        });
+        let (rt, name) = (self.write.rt.clone(), new_name.to_owned());
+        let copied = self.write.rt.spawn(async move {
+            let copied = copy.await;
+            if let Err(error) = &copied {
+                log::error!("{name}: the rename is done here, but not on the store: {error}");
+            }
+            if let Some(replaced) = replaced {
+                let mut replaced = Box::pin(replaced);
+                if futures_util::poll!(&mut replaced).is_pending() {
+                    rt.spawn(replaced);
+                }
+            }
+            copied
+        });
+        match tokio::time::timeout_at(until, copied).await {
+            Ok(Ok(copied)) => copied,
+            Ok(Err(died)) => Err(Error::new(Kind::Broken, "rename").because(died)),
+            Err(_) => {
+                log::info!("{new_name}: the rename goes on as a copy in the background");
+                Ok(())
+            }
+        }
+    }
+
+    /// Moves the name. `None`: the store has moved the file as well. Else the writer is returned, and what is
+    /// left to do: the copy under the new name. After an error nothing has changed.
+    async fn prepare_move(
+        &self,
+        ino: u64,
+        over: Option<u64>,
+        new_parent: u64,
+        new_name: &str,
+    ) -> Result<Option<(Arc<Writer>, BoxFuture<'static, Result<()>>)>> {
         let missing = || Error::new(Kind::NotFound, "rename").at(new_name);
         let place = self
             .tree()
@@ -107,10 +162,7 @@ impl Vfs {
         self.part_from_ghost(new_parent, new_name).await?;
         // Nothing may arrive under the new name after this file has.
         let mut replaced = match over {
-            Some(over) => {
-                self.within_name_timeout("rename", self.give_up(over, true))
-                    .await?
-            }
+            Some(over) => self.give_up(over, true).await?,
             None => Vec::new(),
         };
         let at = replaced.iter().position(|(there, _)| *there == place);
@@ -130,57 +182,79 @@ impl Vfs {
             .as_ref()
             .filter(|_| self.store.caps().rename_file && !unsettled)
         {
-            let renamed = self.store.rename(entry, &place, over_entry.as_ref());
-            let renamed = self.within_name_timeout("rename", renamed).await?;
+            let renamed = self
+                .store
+                .rename(entry, &place, over_entry.as_ref())
+                .await?;
             self.take_name(ino, new_parent, new_name);
             self.note_entry(ino, renamed);
-            return Ok(());
+            self.remove_strays(replaced).await;
+            return Ok(None);
         }
         if let Some(entry) = entry.as_ref().filter(|_| kind == EntryKind::Symlink) {
-            return self
-                .rename_symlink(ino, entry, place, over_entry, new_parent, new_name)
-                .await;
+            self.rename_symlink(ino, entry, place, over_entry, new_parent, new_name)
+                .await?;
+            self.remove_strays(replaced).await;
+            return Ok(None);
         }
         // What is under the old name stays on the store, hidden here, until the commit under the new one.
         let writer = self.writer(ino)?;
+        if !unsettled && let Err(error) = writer.ready() {
+            if error.kind != Kind::Full {
+                return Err(error);
+            }
+            // Caches give way.
+            self.shed_all();
+            writer.ready()?;
+        }
         if let Some(old) = writer.target().replaces {
             self.tree().haunt(parent, old, ino);
         }
         let deferred = self.is_deferred(new_name);
         self.take_name(ino, new_parent, new_name);
+        let ghost = self.tree().take_ghost(new_parent, new_name, ino);
+        let (over_entry, struck) = match ghost {
+            Some((entry, by)) => (over_entry.or(Some(entry)), by),
+            None => (over_entry, None),
+        };
         let path = self.tree().path(ino);
         writer.set_promise(self.promise_for(&path));
+        let there = place.clone();
         let change = |target: &mut Target| redirect(target, place, over_entry, replaced, path);
-        self.within_name_timeout("rename", writer.retarget(change))
-            .await?;
-        // With a write or an upload under way, that commit is the copy. Else it is made now: from the
-        // spool if the bytes are there, or by way of it.
-        let open = writer.is_open();
-        if deferred || open {
-            writer.set_deferred(deferred);
-        } else {
-            writer.clear_deferred();
-        }
-        let answer = match (unsettled, open) {
-            (true, true) => return Ok(()),
-            (true, false) => writer.sync(),
-            (false, _) => writer.force()?,
-        };
-        match tokio::time::timeout(self.options.name_timeout, wait(answer)).await {
-            Ok(result) => result,
-            Err(_) => {
-                log::info!("{new_name}: the rename goes on as a copy in the background");
-                Ok(())
+        let noted = writer.retarget(change);
+        let copier = writer.clone();
+        let rest = async move {
+            let writer = copier;
+            if let Some(by) = struck {
+                by.strike(&there).await?;
             }
-        }
+            noted.await?;
+            // With a write or an upload under way, that commit is the copy. Else it is made now: from the
+            // spool if the bytes are there, or by way of it.
+            let open = writer.is_open();
+            if deferred || open {
+                writer.set_deferred(deferred);
+            } else {
+                writer.clear_deferred();
+            }
+            match (unsettled, open) {
+                (true, true) => Ok(()),
+                (true, false) => wait(writer.sync()).await,
+                (false, _) => wait(writer.force()?).await,
+            }
+        };
+        Ok(Some((writer, Box::pin(rest))))
     }
 
-    /// Waits until nothing is left under the old names of a file: until its commit. `Busy` if a program
-    /// still writes it.
+    /// Waits until nothing is left under the old names of a file: until its commit, which a temporary name
+    /// does not put off any longer. `Busy` if a program still writes it.
     async fn vacate(&self, ino: u64) -> Result<()> {
         let writer = self.tree().get(ino).and_then(|node| node.writer.clone());
         match writer.filter(|writer| !writer.target().removes.is_empty()) {
-            Some(writer) => writer.settled().await,
+            Some(writer) => {
+                writer.set_deferred(false);
+                writer.settled().await
+            }
             None => Ok(()),
         }
     }
@@ -223,15 +297,20 @@ impl Vfs {
         new_name: &str,
     ) -> Result<()> {
         let target = self.readlink(ino).await?;
-        let moved = async {
-            let copy = self.put_symlink(place, &target, over).await?;
-            self.store.remove(entry).await?;
-            Ok(copy)
-        };
-        let copy = self.within_name_timeout("rename", moved).await?;
+        let copy = self.put_symlink(place, &target, over).await?;
+        self.store.remove(entry).await?;
         self.take_name(ino, new_parent, new_name);
         self.note_entry(ino, copy);
         Ok(())
+    }
+
+    /// Removes what a replaced file still had under older names of its own.
+    async fn remove_strays(&self, strays: Vec<(Place, Entry)>) {
+        for (place, stray) in strays {
+            if let Err(error) = write::remove_stray(&*self.store, &place, &stray).await {
+                log::warn!("{}: an older name stays on the store: {error}", place.name);
+            }
+        }
     }
 
     fn take_name(&self, ino: u64, parent: u64, name: &str) {

@@ -56,9 +56,7 @@ impl Vfs {
             Err(error) => match older {
                 // The store is away: what is known is shown, and asked about again after the TTL.
                 Some(ino) if error.kind.worth_another_try() => {
-                    if let Some(node) = self.tree().get_mut(ino) {
-                        node.checked = Instant::now();
-                    }
+                    self.tree().show_older(ino);
                     Ok(Some(ino))
                 }
                 _ => Err(error),
@@ -151,11 +149,7 @@ impl Vfs {
         let asked = Instant::now();
         match self.ask(older, self.store.list(&addr)).await {
             Ok(entries) => self.tree().apply_listing(dir, entries, asked),
-            Err(error) if older && error.kind.worth_another_try() => {
-                if let Some(node) = self.tree().get_mut(dir) {
-                    node.listed = Some(Instant::now());
-                }
-            }
+            Err(error) if older && error.kind.worth_another_try() => self.tree().show_older(dir),
             Err(error) => {
                 *failed = Some((Instant::now(), error.clone()));
                 return Err(error);
@@ -246,6 +240,7 @@ impl Vfs {
         let found = self
             .within_name_timeout("create", self.find(parent, name))
             .await?;
+        let mut struck = None;
         let ino = match found {
             Some(_) if flags.exclusive => {
                 return Err(Error::new(Kind::Exists, "create").at(name));
@@ -263,7 +258,7 @@ impl Vfs {
                 let path = tree.path(ino);
                 let ghost = tree.ghost(parent, name);
                 let target = Target {
-                    place,
+                    place: place.clone(),
                     path,
                     exclusive: flags.exclusive && ghost.is_none(),
                     replaces: ghost,
@@ -281,9 +276,14 @@ impl Vfs {
                 if let Some(node) = tree.get_mut(ino) {
                     node.writer = Some(writer);
                 }
+                struck = tree.take_ghost(parent, name, ino).and_then(|(_, by)| by);
                 ino
             }
         };
+        if let Some(by) = struck {
+            self.within_name_timeout("create", by.strike(&place))
+                .await?;
+        }
         let open = self.open(ino, flags).await?;
         let mut tree = self.tree();
         if let Some(node) = tree.get_mut(ino) {

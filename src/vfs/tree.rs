@@ -3,7 +3,7 @@
 
 use crate::store::{Attrs, Entry, Kind, Place, Version};
 use crate::write::Writer;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -23,6 +23,8 @@ pub(super) struct Node {
     pub(super) entry: Option<Arc<Entry>>,
     /// When the store confirmed it.
     pub(super) checked: Instant,
+    /// Until when an older answer is shown, because the store is away.
+    pub(super) shown_until: Option<Instant>,
     /// When it was last changed through this mount: what the store said before is older.
     pub(super) changed: Option<Instant>,
     /// Attributes as shown, unless a writer holds newer ones.
@@ -57,6 +59,10 @@ impl Node {
                 .writer
                 .as_ref()
                 .is_none_or(|w| w.is_settled() && !w.is_open())
+    }
+
+    fn is_shown(&self) -> bool {
+        self.shown_until.is_some_and(|until| until > Instant::now())
     }
 
     /// Whether it has a name.
@@ -119,6 +125,7 @@ impl Tree {
             attrs: entry.as_ref().map(|e| e.attrs.clone()).unwrap_or_default(),
             entry: entry.map(Arc::new),
             checked: Instant::now(),
+            shown_until: None,
             changed: None,
             written: None,
             ctime: None,
@@ -191,6 +198,7 @@ impl Tree {
         node.ino == ROOT
             || !node.is_named()
             || !node.is_settled()
+            || node.is_shown()
             || node.checked.elapsed() < self.ttl.attr
             || node.listed.is_some_and(|at| at.elapsed() < self.ttl.attr)
     }
@@ -205,9 +213,10 @@ impl Tree {
     }
 
     pub(super) fn is_listed(&self, dir: u64) -> bool {
-        self.get(dir)
-            .and_then(|n| n.listed)
-            .is_some_and(|at| at.elapsed() < self.ttl.attr)
+        let node = self
+            .get(dir)
+            .zip(self.get(dir).and_then(|node| node.listed));
+        node.is_some_and(|(node, at)| node.is_shown() || at.elapsed() < self.ttl.attr)
     }
 
     pub(super) fn known(&self, parent: u64, name: &str) -> Known {
@@ -235,6 +244,14 @@ impl Tree {
     pub(super) fn absent_since(&self, parent: u64, name: &str) -> Option<Instant> {
         let dir = self.get(parent)?;
         dir.absent.get(name).copied().max(dir.listed)
+    }
+
+    /// The store is away: what it said of this inode is shown for one more TTL. It has not said it again.
+    pub(super) fn show_older(&mut self, ino: u64) {
+        let until = Instant::now() + self.ttl.attr;
+        if let Some(node) = self.get_mut(ino) {
+            node.shown_until = Some(until);
+        }
     }
 
     /// A new inode for a name; whatever had the name loses it.
@@ -322,6 +339,21 @@ impl Tree {
     pub(super) fn haunted_by(&self, parent: u64, name: &str) -> Option<u64> {
         let here = |ghost: &&Ghost| ghost.parent == parent && ghost.entry.name == name;
         self.ghosts.iter().rfind(here).map(|ghost| ghost.by)
+    }
+
+    /// `to` takes the name over and answers for what the store has there. The entry, and the writer that had to
+    /// remove it.
+    pub(super) fn take_ghost(
+        &mut self,
+        parent: u64,
+        name: &str,
+        to: u64,
+    ) -> Option<(Entry, Option<Arc<Writer>>)> {
+        let here =
+            |ghost: &Ghost| ghost.parent == parent && ghost.entry.name == name && ghost.by != to;
+        let ghost = self.ghosts.remove(self.ghosts.iter().rposition(here)?);
+        let writer = self.get(ghost.by).and_then(|node| node.writer.clone());
+        Some((ghost.entry, writer))
     }
 
     /// The commit of `by` has removed what it had to.
@@ -457,6 +489,7 @@ impl Tree {
         if self.nodes.len() <= most {
             return 0;
         }
+        let haunted: HashSet<u64> = self.ghosts.iter().map(|ghost| ghost.parent).collect();
         let idle = |node: &&Node| {
             node.is_named()
                 && node.is_settled()
@@ -465,7 +498,9 @@ impl Tree {
                 && node.children.is_empty()
                 && !self.is_fresh(node)
                 && !self.is_listed(node.parent)
-                && self.ghosts.iter().all(|ghost| ghost.parent != node.ino)
+                && !haunted.contains(&node.ino)
+                // Some of what was set through this mount may be known nowhere else.
+                && (node.written, node.ctime) == (None, None)
         };
         let idle: Vec<u64> = self.nodes().filter(idle).map(|node| node.ino).collect();
         for &ino in &idle {

@@ -8,6 +8,7 @@ use crate::write::{Last, Record, SpoolFile, Writer};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 impl Vfs {
     /// The folders of this mount's spool.
@@ -106,6 +107,7 @@ impl Vfs {
             None => {
                 let (file, record) = self.write.spool.reopen(&unsent.data)?;
                 if unsent.state == Stays::Owed {
+                    self.not_left();
                     return self.retry_left(&file, &record).await;
                 }
                 (record.target.place, file)
@@ -121,6 +123,13 @@ impl Vfs {
         super::files::wait(writer.sync()).await
     }
 
+    /// One owed version less that this mount cannot send.
+    fn not_left(&self) {
+        let less = |left: usize| left.checked_sub(1);
+        // None was counted.
+        let _ = (self.left_owed).fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
+    }
+
     async fn retry_owed(&self, writer: &Arc<Writer>) -> Result<()> {
         writer.set_deferred(false);
         writer.at_rest().await;
@@ -132,14 +141,14 @@ impl Vfs {
 
     /// What is owed and could not be taken up at the start.
     async fn retry_left(&self, file: &Arc<SpoolFile>, record: &Record) -> Result<()> {
-        match self.take_up_one(file, record).await {
+        match self.take_up_one(file, record, None).await {
             Ok(false) => Ok(()),
             Ok(true) => match self.writer_with(&file.path()) {
                 Some(writer) => self.retry_owed(&writer).await,
                 None => Ok(()),
             },
             Err(error) => {
-                file.leave();
+                self.leave_owed(file);
                 Err(error)
             }
         }
@@ -241,7 +250,11 @@ impl Vfs {
                 return Ok(());
             }
             drop(refusals);
-            return self.write.spool.forget(&unsent.data);
+            self.write.spool.forget(&unsent.data)?;
+            if unsent.state == Stays::Owed {
+                self.not_left();
+            }
+            return Ok(());
         };
         let ino = writer.ino();
         if writer.is_open() || self.tree().get(ino).is_some_and(|node| node.handles > 0) {

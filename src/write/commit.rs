@@ -157,28 +157,28 @@ impl Writer {
         let Some(frozen) = inner.frozen.clone() else {
             return;
         };
-        let record = inner.record(Class::Acknowledged);
-        let place = record.target.place.clone();
+        let mut record = inner.record(Class::Acknowledged);
         let (writer, file) = (self.clone(), frozen.file.clone());
-        let stamp = file.stamp();
+        let mut stamp = file.stamp();
         self.context.rt.spawn(async move {
-            let promised = move || file.promise(&record, stamp);
-            let promised = writer.blocking("keep", promised).await;
-            if let Err(error) = promised {
-                return writer.broke(error);
-            }
-            let later = {
+            let later = loop {
+                let (file, place) = (file.clone(), record.target.place.clone());
+                let promised = move || file.promise(&record, stamp);
+                let promised = writer.blocking("keep", promised).await;
+                if let Err(error) = promised {
+                    return writer.broke(error);
+                }
                 let mut inner = writer.lock();
-                inner.owe(&frozen);
-                writer.decide(&mut inner, Event::Kept)
+                // The name may have changed while the record was being written: an older version that is
+                // owed has the new one, and stands until this one has it as well.
+                if inner.target.place == place {
+                    inner.owe(&frozen);
+                    break writer.decide(&mut inner, Event::Kept);
+                }
+                record = inner.record(Class::Acknowledged);
+                stamp = frozen.file.stamp();
             };
             writer.perform(later);
-            // The name may have changed while the record was being written.
-            if writer.target().place != place
-                && let Err(error) = writer.note_owed().await
-            {
-                log::error!("{}: {error}", writer.target().path);
-            }
         });
     }
 
@@ -315,6 +315,10 @@ impl Writer {
             }
         }
         for (place, stray) in std::mem::take(&mut target.removes) {
+            let struck = |inner: &Inner| !inner.target.removes.iter().any(|(at, _)| *at == place);
+            if struck(&self.lock()) {
+                continue;
+            }
             remove_stray(store, &place, &stray)
                 .await
                 .map_err(|e| e.at(target.path.clone()))?;
@@ -391,9 +395,11 @@ impl Writer {
             return Ok(None);
         };
         let name = &new.place.name;
-        if new.exclusive {
+        if new.exclusive && !self.owes() {
             return Err(Error::new(Kind::Exists, "commit").at(name.clone()));
         }
+        // What was promised cannot be refused any more: it is a conflict like any other.
+        new.exclusive = false;
         match self.context.conflict {
             Conflict::Overwrite => {
                 new.replaces = Some(theirs);
@@ -441,7 +447,7 @@ impl Writer {
             };
         };
         match self.context.owner.upgrade() {
-            Some(owner) => owner.diverted(self.ino, theirs, other, &mut settle),
+            Some(owner) => owner.diverted(self.ino, was, theirs, other, &mut settle),
             None => settle(After::Theirs),
         }
         self.perform(later);
@@ -533,6 +539,10 @@ pub async fn remove_stray(store: &dyn Store, place: &Place, stray: &Entry) -> Re
 }
 
 impl Inner {
+    pub(super) fn is_safe(&self) -> bool {
+        self.session.is_settled() || self.session.owes() || self.session.is_gone()
+    }
+
     fn freeze(&mut self, context: &super::Context) -> Result<Arc<Content>> {
         if self.top.is_none()
             && let Some(frozen) = &self.frozen

@@ -71,9 +71,16 @@ pub trait Owner: Send + Sync + Debug {
     /// The store has this version.
     fn committed(&self, ino: u64, entry: &Entry);
     /// What was written went to `other` beside it, because somebody else's version, `theirs`, has the
-    /// name. The owner decides what the file is from now on, and says it to `settle`, once, while
+    /// name at `was`. The owner decides what the file is from now on, and says it to `settle`, once, while
     /// nobody can open it: so a tree's lock may be held during that call.
-    fn diverted(&self, ino: u64, theirs: &Entry, other: &Entry, settle: &mut dyn FnMut(After));
+    fn diverted(
+        &self,
+        ino: u64,
+        was: &Place,
+        theirs: &Entry,
+        other: &Entry,
+        settle: &mut dyn FnMut(After),
+    );
     /// Something about what is on its way changed.
     fn moved(&self);
     /// A commit failed.
@@ -330,6 +337,22 @@ impl Writer {
     #[must_use]
     pub fn owes(&self) -> bool {
         self.lock().session.owes()
+    }
+
+    /// Whether what is here would survive a crash, as the store has it or it is owed, or its name is gone.
+    #[must_use]
+    pub fn is_safe(&self) -> bool {
+        self.lock().is_safe()
+    }
+
+    /// Waits until [`Writer::is_safe`].
+    pub async fn safe(&self) {
+        self.until(Inner::is_safe).await;
+    }
+
+    /// Makes ready for [`Writer::force`] what of it can fail for want of room.
+    pub fn ready(&self) -> Result<()> {
+        self.lock().top(&self.context).map(|_| ())
     }
 
     /// A handle that can write was opened.
@@ -611,9 +634,26 @@ impl Writer {
     /// The next version goes elsewhere; an upload under way is sent there, and what was committed under
     /// the old name all the same is added to [`Target::removes`]. Returns when that is known, and the
     /// change is durable if anything is owed.
-    pub async fn retarget(self: &Arc<Self>, change: impl FnOnce(&mut Target)) -> Result<()> {
+    pub fn retarget(
+        self: &Arc<Self>,
+        change: impl FnOnce(&mut Target),
+    ) -> futures_util::future::BoxFuture<'static, Result<()>> {
         change(&mut self.lock().target);
         self.step(Event::Moved);
+        let writer = self.clone();
+        Box::pin(async move {
+            writer.until(|inner| !inner.session.is_moving()).await;
+            writer.note_owed().await
+        })
+    }
+
+    /// Another file has `place` from now on: the commit no longer removes what is there. Returns when that is
+    /// durable and no commit is under way that does not know it.
+    pub async fn strike(&self, place: &Place) -> Result<()> {
+        self.lock()
+            .target
+            .removes
+            .retain(|(there, _)| there != place);
         self.until(|inner| !inner.session.is_moving()).await;
         self.note_owed().await
     }

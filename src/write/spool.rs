@@ -10,6 +10,7 @@ use super::record::{Class, FORMAT, Record};
 use super::room::{Budget, Room};
 use super::sums::{self, BLOCK, Sum, Sums};
 use crate::error::{Error, Kind, Result};
+use crate::failpoint::{self, Group};
 use crate::store::Source;
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
@@ -68,6 +69,10 @@ impl Spool {
         if dirs.is_empty() {
             let path = root.join(uuid::Uuid::new_v4().simple().to_string());
             make_dir(&path).map_err(failed)?;
+            // A promise in it must find its folder after a power cut.
+            for above in path.ancestors().skip(1).take(NEW_FOLDERS) {
+                sync_dir(above).map_err(failed)?;
+            }
             let lock = lock_dir(&path).map_err(failed)?;
             let lock = lock.ok_or_else(|| Error::new(Kind::Busy, "open spool"))?;
             dirs.push((path, lock));
@@ -87,25 +92,33 @@ impl Spool {
             spool.scan(dir, &mut found).map_err(failed)?;
         }
         found.files.sort_by_key(|(_, record)| record.at_ms);
+        if let Some((_, newest)) = found.files.last() {
+            LAST_MS.fetch_max(newest.at_ms, Ordering::Relaxed);
+        }
         Ok((spool, found))
     }
 
     fn scan(self: &Arc<Self>, dir: &Path, found: &mut Found) -> std::io::Result<()> {
-        for row in std::fs::read_dir(dir)? {
-            let path = row?.path();
+        let rows = std::fs::read_dir(dir)?.map(|row| row.map(|row| row.path()));
+        let mut paths = rows.collect::<std::io::Result<Vec<_>>>()?;
+        paths.retain(|path| path.extension().is_some_and(|e| e != "cache") || !clear(path));
+        for path in paths {
+            if !path.exists() {
+                continue;
+            }
             let stem = path.file_stem().and_then(|s| s.to_str());
             let number: Option<u64> = stem.and_then(|s| s.parse().ok());
             if let Some(number) = number {
                 self.next.fetch_max(number + 1, Ordering::Relaxed);
             }
             match path.extension().and_then(|e| e.to_str()) {
-                Some("cache" | "new") => std::fs::remove_file(&path)?,
+                Some("new") => remove(&path),
+                // A crash between its making and its first record.
+                Some("data") if is_new(&path) => remove(&path),
                 Some("data") if !path.with_extension("json").exists() => {
                     found.odd.push(format!("{} has no record", path.display()));
                 }
-                Some("sums") if !path.with_extension("data").exists() => {
-                    std::fs::remove_file(&path)?;
-                }
+                Some("sums") if !path.with_extension("data").exists() => remove(&path),
                 Some("json") => match self.take(&path) {
                     Ok(file) => found.files.push(file),
                     Err(why) => found.odd.push(format!("{}: {why}", path.display())),
@@ -136,6 +149,7 @@ impl Spool {
         };
         let mut state = State::new(record.class);
         state.summed = stem.with_extension("sums").exists();
+        state.left = true;
         let file = SpoolFile {
             spool: self.clone(),
             file,
@@ -225,6 +239,7 @@ impl Spool {
         let stem = self.dir.join(number.to_string());
         let mut how = OpenOptions::new();
         how.read(true).write(true).create_new(true).mode(0o600);
+        failpoint::cross(Group::Spool, "create data");
         let file = how.open(stem.with_extension("data"));
         let file = file.map_err(|e| Error::local("create spool file", e))?;
         let file = Arc::new(SpoolFile {
@@ -239,9 +254,40 @@ impl Spool {
             sums: RwLock::default(),
         });
         let record = Record::new(Class::Torn, target.clone());
-        file.write_record(&mut file.state(), &record, false)?;
+        file.write_record(&mut file.state(), &record, 0, false)?;
         Ok(file)
     }
+}
+
+/// Folders that [`Spool::open`] may have made above the one of a mount: `spool/STORE` below the state
+/// directory, and that itself.
+const NEW_FOLDERS: usize = 3;
+
+fn sync_dir(dir: &Path) -> std::io::Result<()> {
+    File::open(dir)?.sync_all()
+}
+
+/// Removes a file that nobody needs; what cannot be removed is told.
+fn remove(path: &Path) {
+    failpoint::cross(Group::Spool, "remove");
+    if let Err(error) = std::fs::remove_file(path)
+        && error.kind() != std::io::ErrorKind::NotFound
+    {
+        log::warn!("cannot remove {}: {error}", path.display());
+    }
+}
+
+/// Removes a cache that an earlier process left, with what belonged to it; `true`.
+fn clear(cache: &Path) -> bool {
+    for ending in ["json", "sums", "cache"] {
+        remove(&cache.with_extension(ending));
+    }
+    true
+}
+
+/// Whether a data file was made and nothing else.
+fn is_new(data: &Path) -> bool {
+    !data.with_extension("json").exists() && data.metadata().is_ok_and(|meta| meta.len() == 0)
 }
 
 fn make_dir(path: &Path) -> std::io::Result<()> {
@@ -288,6 +334,21 @@ pub(super) fn lock_dir(path: &Path) -> std::io::Result<Option<File>> {
     }
 }
 
+/// The time in the newest record: none is as old as one that was made before it, whatever the clock does.
+static LAST_MS: AtomicU64 = AtomicU64::new(0);
+
+/// A time later than that of every record so far.
+fn next_ms() -> u64 {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    let now = now.map_or(0, |d| d.as_millis() as u64);
+    let next = |last: u64| now.max(last + 1);
+    match LAST_MS.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |last| {
+        Some(next(last))
+    }) {
+        Ok(last) | Err(last) => next(last),
+    }
+}
+
 impl Record {
     /// Whether the bytes were being written when this was drawn up: their number and their checksums are
     /// not known.
@@ -299,7 +360,6 @@ impl Record {
     /// A record of now.
     #[must_use]
     pub fn new(class: Class, target: Target) -> Self {
-        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
         Record {
             format: FORMAT,
             class,
@@ -308,7 +368,7 @@ impl Record {
             digests: crate::store::Digests::default(),
             upload: None,
             error: None,
-            at_ms: now.map_or(0, |d| d.as_millis() as u64),
+            at_ms: next_ms(),
         }
     }
 }
@@ -328,6 +388,8 @@ enum Home {
 struct State {
     class: Class,
     home: Home,
+    /// An earlier process left it, and nothing was decided about it yet: it is never removed by itself.
+    left: bool,
     /// How often it was begun anew, became a cache, or was let go of.
     life: u64,
     /// The last stamp given, and the newest whose record was written.
@@ -341,6 +403,7 @@ impl State {
     fn new(class: Class) -> Self {
         State {
             class,
+            left: false,
             home: Home::Data,
             life: 0,
             given: 0,
@@ -420,6 +483,7 @@ impl SpoolFile {
     /// Makes bytes, checksums and record durable: from here on the promise of `record` stands. `false`,
     /// and nothing is promised, if the file is no longer what it was at `stamp`.
     pub fn promise(&self, record: &Record, stamp: Stamp) -> Result<bool> {
+        failpoint::cross(Group::Spool, "sync data");
         self.file
             .sync_all()
             .map_err(|e| Error::local("sync spool file", e))?;
@@ -433,7 +497,8 @@ impl SpoolFile {
             .unwrap_or_else(PoisonError::into_inner)
             .to_bytes();
         state.summed = true;
-        self.write_beside("sums", &sums, true)?;
+        self.write_new("sums", &sums, true)?;
+        self.rename("sums.new", "sums")?;
         self.write_stamped(&mut state, record, stamp)
     }
 
@@ -448,40 +513,67 @@ impl SpoolFile {
             return Ok(false);
         }
         if stamp.number > state.written {
-            self.write_record(state, record, true)?;
+            self.write_record(state, record, record.size, true)?;
             state.written = stamp.number;
         }
         Ok(true)
     }
 
-    fn write_record(&self, state: &mut State, record: &Record, durable: bool) -> Result<()> {
-        self.to_data(state, record.size)?;
+    /// Write new, sync, rename, sync the folder. `size`: bytes in use, if it was a cache; the record is
+    /// there before the bytes have a name that needs one.
+    fn write_record(
+        &self,
+        state: &mut State,
+        record: &Record,
+        size: u64,
+        durable: bool,
+    ) -> Result<()> {
         let text = serde_json::to_vec(record)
             .map_err(|e| Error::new(Kind::Invalid, "write spool record").because(e))?;
-        self.write_beside("json", &text, durable)?;
+        self.write_new("json", &text, durable)?;
+        if state.home == Home::Cache {
+            self.charge(size)?;
+        }
+        self.rename("json.new", "json")?;
+        if state.home == Home::Cache {
+            self.rename("cache", "data")?;
+            state.home = Home::Data;
+        }
         state.class = record.class;
+        if durable {
+            self.sync_folder("json")?;
+        }
         Ok(())
     }
 
-    /// Write new, sync, rename, sync the folder.
-    fn write_beside(&self, ending: &str, bytes: &[u8], durable: bool) -> Result<()> {
+    /// Writes what is going to be the file with this ending.
+    fn write_new(&self, ending: &str, bytes: &[u8], durable: bool) -> Result<PathBuf> {
         let failed = |e| Error::local("write spool record", e);
-        let path = self.stem.with_extension(ending);
         let new = self.stem.with_extension(format!("{ending}.new"));
         let mut how = OpenOptions::new();
         how.write(true).create(true).truncate(true).mode(0o600);
+        let cross = |what: &str| failpoint::cross(Group::Spool, format_args!("{what} {ending}"));
+        cross("create");
         let mut file = how.open(&new).map_err(failed)?;
+        cross("write");
         file.write_all(bytes).map_err(failed)?;
         if durable {
+            cross("sync");
             file.sync_all().map_err(failed)?;
         }
-        std::fs::rename(&new, &path).map_err(failed)?;
-        if durable { self.sync_dir() } else { Ok(()) }
+        Ok(new)
     }
 
-    fn sync_dir(&self) -> Result<()> {
-        let dir = File::open(self.stem.parent().unwrap_or(Path::new("/")));
-        dir.and_then(|dir| dir.sync_all())
+    fn rename(&self, from: &str, to: &str) -> Result<()> {
+        failpoint::cross(Group::Spool, format_args!("rename {from} to {to}"));
+        let (from, to) = (self.stem.with_extension(from), self.stem.with_extension(to));
+        std::fs::rename(from, to).map_err(|e| Error::local("rename spool file", e))
+    }
+
+    /// Makes the name with this ending durable.
+    fn sync_folder(&self, ending: &str) -> Result<()> {
+        failpoint::cross(Group::Spool, format_args!("sync folder of {ending}"));
+        sync_dir(self.stem.parent().unwrap_or(Path::new("/")))
             .map_err(|e| Error::local("sync spool folder", e))
     }
 
@@ -490,30 +582,23 @@ impl SpoolFile {
         self.uncharge(u64::MAX);
         let mut state = self.state();
         state.life += 1;
-        if state.home == Home::Data {
-            let cached = std::fs::rename(self.path(), self.stem.with_extension("cache"));
-            state.home = if cached.is_ok() {
-                Home::Cache
-            } else {
-                Home::Data
-            };
-        }
+        state.left = false;
+        self.cache_locked(&mut state);
         if state.home != Home::Nowhere {
-            let _ = std::fs::remove_file(self.stem.with_extension("json"));
-            let _ = std::fs::remove_file(self.stem.with_extension("sums"));
+            remove(&self.stem.with_extension("json"));
+            remove(&self.stem.with_extension("sums"));
         }
         (state.class, state.summed) = (Class::Torn, false);
     }
 
-    /// A cache becomes a data file again, `size` bytes of which are in use.
-    fn to_data(&self, state: &mut State, size: u64) -> Result<()> {
-        if state.home == Home::Cache {
-            self.charge(size)?;
-            std::fs::rename(self.stem.with_extension("cache"), self.path())
-                .map_err(|e| Error::local("reopen spool file", e))?;
-            state.home = Home::Data;
+    /// One rename takes every promise away: a start removes a cache and whatever lies beside it.
+    fn cache_locked(&self, state: &mut State) {
+        if state.home == Home::Data {
+            match self.rename("data", "cache") {
+                Ok(()) => state.home = Home::Cache,
+                Err(error) => log::warn!("{error}"),
+            }
         }
-        Ok(())
     }
 
     /// It is about to be written again; `size` bytes of it are in use.
@@ -528,12 +613,12 @@ impl SpoolFile {
         if state.home == Home::Data && state.class == Class::Torn && !state.summed {
             return Ok(());
         }
-        self.to_data(&mut state, size)?;
+        state.left = false;
         let record = Record::new(Class::Torn, target.clone());
-        self.write_record(&mut state, &record, false)?;
+        self.write_record(&mut state, &record, size, false)?;
         if std::mem::take(&mut state.summed) {
             // They are of bytes that are about to change.
-            let _ = std::fs::remove_file(self.stem.with_extension("sums"));
+            remove(&self.stem.with_extension("sums"));
         }
         Ok(())
     }
@@ -554,25 +639,22 @@ impl SpoolFile {
     /// Nobody wants it any more: it leaves the disk when the last holder is gone, its name at once.
     pub fn discard(&self) {
         let mut state = self.state();
-        self.remove(state.home);
+        self.remove_locked(&mut state);
         state.life += 1;
-        (state.class, state.home) = (Class::Torn, Home::Nowhere);
+        state.class = Class::Torn;
     }
 
-    fn remove(&self, home: Home) {
-        let endings: &[&str] = match home {
+    fn remove_locked(&self, state: &mut State) {
+        self.cache_locked(state);
+        let endings: &[&str] = match state.home {
             Home::Data => &["json", "sums", "data"],
             Home::Cache => &["json", "sums", "cache"],
             Home::Nowhere => &[],
         };
         for ending in endings {
-            let path = self.stem.with_extension(ending);
-            if let Err(error) = std::fs::remove_file(&path)
-                && error.kind() != std::io::ErrorKind::NotFound
-            {
-                log::warn!("cannot remove {}: {error}", path.display());
-            }
+            remove(&self.stem.with_extension(ending));
         }
+        state.home = Home::Nowhere;
     }
 
     /// Writes all of `bytes` at `offset`, `fresh` of which were not in this file before; `Full` beyond
@@ -592,6 +674,7 @@ impl SpoolFile {
             let part = &bytes[from..from + piece.len()];
             sums.write(block, piece.start, part, |sum| self.checked(block, sum))?;
         }
+        failpoint::cross(Group::Spool, "write data");
         let written = self.file.write_all_at(bytes, offset);
         if written.is_err() {
             // Some of it may be there: what is there now counts.
@@ -684,6 +767,7 @@ impl SpoolFile {
     pub fn set_len(&self, len: u64) -> Result<()> {
         let mut sums = self.sums.write().unwrap_or_else(PoisonError::into_inner);
         sums.cut(len, |block, sum| self.checked(block, sum))?;
+        failpoint::cross(Group::Spool, "cut data");
         self.file
             .set_len(len)
             .map_err(|e| Error::local("resize spool file", e))
@@ -747,18 +831,19 @@ const COPY_STEP: u64 = 1 << 20;
 
 impl Drop for SpoolFile {
     fn drop(&mut self) {
-        let (class, home) = {
-            let state = self.state();
-            (state.class, state.home)
-        };
-        // What was promised or refused outlives us; so does everything once the process ends.
-        let stays = class != Class::Torn || self.spool.frozen.load(Ordering::Acquire);
-        if stays && home == Home::Data {
-            self.note_left();
-        } else if !stays {
-            self.remove(home);
-            self.uncharge(u64::MAX);
+        let mut state = self.state();
+        let frozen = self.spool.frozen.load(Ordering::Acquire);
+        // What was promised or refused outlives us; so does what an earlier process left, whatever it is, and
+        // everything once the process ends.
+        if state.class != Class::Torn || state.left || frozen {
+            if state.home == Home::Data {
+                self.note_left();
+            }
+            return;
         }
+        self.remove_locked(&mut state);
+        drop(state);
+        self.uncharge(u64::MAX);
     }
 }
 

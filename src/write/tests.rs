@@ -10,7 +10,7 @@ struct Nobody;
 
 impl Owner for Nobody {
     fn committed(&self, _: u64, _: &Entry) {}
-    fn diverted(&self, _: u64, _: &Entry, _: &Entry, settle: &mut dyn FnMut(After)) {
+    fn diverted(&self, _: u64, _: &Place, _: &Entry, _: &Entry, settle: &mut dyn FnMut(After)) {
         settle(After::Theirs);
     }
     fn failed(&self, _: u64, _: &Error) {}

@@ -95,7 +95,11 @@ pub fn list(folder: &Path) -> Result<Vec<Unsent>> {
         let path = row.map_err(failed)?.path();
         match path.extension().and_then(|e| e.to_str()) {
             Some("json") => all.extend(look(&path)),
-            Some("data") if !path.with_extension("json").exists() && path.exists() => {
+            // An empty one was only just made.
+            Some("data")
+                if !path.with_extension("json").exists()
+                    && path.metadata().is_ok_and(|meta| meta.len() > 0) =>
+            {
                 all.push(odd(&path, "no record".to_owned()));
             }
             _ => {}
@@ -124,7 +128,8 @@ fn look(json: &Path) -> Option<Unsent> {
     };
     let len = match std::fs::metadata(&data) {
         Ok(meta) => meta.len(),
-        Err(_) if !json.exists() => return None,
+        // It is going, or the store has it.
+        Err(_) if !json.exists() || json.with_extension("cache").exists() => return None,
         Err(why) => {
             let why = format!("a record without its bytes: {why}");
             return Some(known(Stays::Odd, 0, Some(why)));
@@ -178,16 +183,16 @@ pub fn record(data: &Path) -> Result<Record> {
     })
 }
 
-/// Removes a version: its record first, so that a crash in the middle leaves nothing that would be sent.
+/// Removes a version. One rename takes every promise away: a start removes a cache and what lies beside it.
 pub fn remove(data: &Path) -> Result<()> {
     let failed = |e| Error::local("remove from spool", e).at(data.display().to_string());
-    for ending in ["json", "sums", "data"] {
-        match std::fs::remove_file(data.with_extension(ending)) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                return Err(failed(error));
-            }
-            _ => {}
-        }
+    let there = |done: std::io::Result<()>| match done {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(failed(error)),
+        _ => Ok(()),
+    };
+    there(std::fs::rename(data, data.with_extension("cache")))?;
+    for ending in ["json", "sums", "cache"] {
+        there(std::fs::remove_file(data.with_extension(ending)))?;
     }
     let folder = File::open(data.parent().unwrap_or(Path::new("/")));
     folder.and_then(|folder| folder.sync_all()).map_err(failed)

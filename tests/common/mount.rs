@@ -28,7 +28,7 @@ use tokio::runtime::Runtime;
 pub const KEY: &str = "k3y-that-nobody-may-see";
 
 /// Within this everything that a test waits for must happen.
-pub(super) const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A test that takes longer hangs.
 const LIMIT: Duration = Duration::from_secs(240);
@@ -378,6 +378,12 @@ impl Mount {
         let id = daemon.as_ref().expect("a mount").id();
         let pid = rustix::process::Pid::from_raw(id as i32).unwrap();
         rustix::process::kill_process(pid, signal).unwrap();
+    }
+
+    /// Kills the mount's process and takes the dead mount out of the tree.
+    pub fn crash(&self) {
+        self.by_force();
+        *self.daemon.lock().unwrap() = None;
     }
 
     /// Waits until the mount's process ends.

@@ -80,6 +80,14 @@ async fn the_first_pattern_that_matches_a_path_says_what_is_promised() {
 
 /// Writes `f` with the spool's promise, ends like a crash before it is sent, starts again.
 async fn crash_with_a_debt(before: impl FnOnce(&Memory)) -> (Arc<Memory>, Arc<Vfs>, TakenUp) {
+    crash_with_debts(&["f"], |store| before(store)).await
+}
+
+/// The same with several files.
+async fn crash_with_debts(
+    names: &[&str],
+    before: impl FnOnce(&Arc<Memory>),
+) -> (Arc<Memory>, Arc<Vfs>, TakenUp) {
     let dir = tempfile::tempdir().unwrap();
     let store = Arc::new(Memory::new());
     let probe = store.probe().await.unwrap();
@@ -92,7 +100,9 @@ async fn crash_with_a_debt(before: impl FnOnce(&Memory)) -> (Arc<Memory>, Arc<Vf
     let first = start();
     let never = Arc::new(Semaphore::new(0));
     *store.gate.lock().unwrap() = Some(("start", never));
-    write_file(&first, ROOT, "f", &[3; 100]).await;
+    for name in names {
+        write_file(&first, ROOT, name, &[3; 100]).await;
+    }
     let (_, torn) = first.create(ROOT, "torn", 0o644, TRUNC).await.unwrap();
     first.write(torn.fh, 0, b"half").await.unwrap();
     first.close_spool();
@@ -114,7 +124,8 @@ async fn crash_with_a_debt(before: impl FnOnce(&Memory)) -> (Arc<Memory>, Arc<Vf
     *store.gate.lock().unwrap() = None;
     before(&store);
     let second = start();
-    let taken = second.take_up().await;
+    let taken = tokio::time::timeout(Duration::from_secs(60), second.take_up());
+    let taken = taken.await.unwrap();
     std::mem::forget((first, dir));
     (store, second, taken)
 }
@@ -134,6 +145,25 @@ async fn what_was_acknowledged_is_sent_by_the_next_start_and_what_was_torn_is_ke
         ["f"],
         "what was torn is never sent by itself"
     );
+}
+
+#[tokio::test]
+async fn a_start_with_many_debts_does_not_ask_about_one_after_the_other() {
+    let (store, vfs, taken) = crash_with_debts(&["a", "b", "c", "d"], |store| {
+        let gate = Arc::new(Semaphore::new(0));
+        *store.gate.lock().unwrap() = Some(("stat", gate.clone()));
+        let (store, asked) = (store.clone(), store.count("stat"));
+        tokio::spawn(async move {
+            while store.count("stat") < asked + 4 {
+                tokio::task::yield_now().await;
+            }
+            gate.add_permits(100);
+        });
+    })
+    .await;
+    assert_eq!(taken.sending, 4, "{taken:?}");
+    vfs.landed().await;
+    assert_eq!(store.paths(), ["a", "b", "c", "d"]);
 }
 
 #[tokio::test]
@@ -468,4 +498,57 @@ async fn a_name_goes_while_its_upload_does_not_answer() {
     bench.vfs.unlink(ROOT, "f").await.unwrap();
     assert!(bench.store.paths().is_empty());
     assert_eq!(bench.vfs.write.spool.bytes(), 0);
+}
+
+#[tokio::test]
+async fn a_start_while_the_store_is_away_sends_what_is_owed_later() {
+    let (store, vfs, taken) = crash_with_debts(&["f"], |store| {
+        let fault = Fault {
+            op: "stat",
+            kind: Kind::Unreachable,
+            done: false,
+        };
+        store.faults.lock().unwrap().push_back(fault);
+    })
+    .await;
+    assert_eq!((taken.sending, taken.odd.len()), (1, 0), "{taken:?}");
+    vfs.landed().await;
+    assert_eq!(store.content("f").unwrap(), vec![3; 100]);
+}
+
+#[tokio::test]
+async fn what_is_owed_of_a_replaced_file_stays_until_its_successor_is_safe() {
+    let bench = bench_with(Memory::new(), |options| {
+        options.temp_names = temp(&["*.tmp"]);
+    })
+    .await;
+    let full = |times| {
+        let fault = || Fault {
+            op: "start",
+            kind: Kind::Full,
+            done: false,
+        };
+        let mut faults = bench.store.faults.lock().unwrap();
+        faults.extend((0..times).map(|_| fault()));
+    };
+    // Closed with 0, and then refused under its final name: it is owed.
+    write_file(&bench.vfs, ROOT, "f.tmp", &[1; 100]).await;
+    full(1);
+    let moved = bench.vfs.rename(ROOT, "f.tmp", ROOT, "f", false).await;
+    assert_eq!(moved.unwrap_err().kind, Kind::Full);
+    bench.store.plant("g", &[2; 100]);
+    full(1);
+    let moved = bench.vfs.rename(ROOT, "g", ROOT, "f", false).await;
+    assert_eq!(moved.unwrap_err().kind, Kind::Full);
+    assert_eq!(bench.vfs.drain(Duration::ZERO).await.kept, 1);
+    // The successor arrives after all: now the other may go.
+    bench.vfs.undrain();
+    let ino = walk(&bench.vfs, "f").await.unwrap();
+    let open = bench.vfs.open(ino, READ).await.unwrap();
+    bench.vfs.fsync(open.fh).await.unwrap();
+    bench.vfs.release(open.fh);
+    assert_eq!(bench.store.content("f").unwrap(), vec![2; 100]);
+    while bench.vfs.drain(Duration::ZERO).await.kept > 0 {
+        tokio::task::yield_now().await;
+    }
 }

@@ -701,6 +701,21 @@ async fn a_directory_with_more_below_than_the_limit_is_left_to_the_caller() {
 }
 
 #[tokio::test]
+async fn a_directory_with_a_temporary_name_in_it_is_moved_whole() {
+    let bench = bench_with(Memory::new(), |options| {
+        options.temp_names = vec![Glob::new("*~").unwrap()];
+    })
+    .await;
+    let dir = bench.vfs.mkdir(ROOT, "d", 0o755).await.unwrap().ino;
+    write_file(&bench.vfs, dir, "x", b"x").await;
+    bench.vfs.rename(dir, "x", dir, "x~", false).await.unwrap();
+    write_file(&bench.vfs, dir, "y", b"y").await;
+    bench.vfs.rename(ROOT, "d", ROOT, "e", false).await.unwrap();
+    assert_eq!(bench.store.paths(), ["e", "e/x~", "e/y"]);
+    assert_eq!(bench.store.content("e/x~").unwrap(), "x");
+}
+
+#[tokio::test]
 async fn a_symlink_keeps_its_target_through_a_rename() {
     let bench = bench().await;
     let link = bench.vfs.symlink(ROOT, "l", "some/where").await.unwrap();

@@ -39,6 +39,26 @@ fn a_file_vanishes_with_its_last_holder_unless_something_was_promised() {
 }
 
 #[test]
+fn what_an_earlier_process_left_stays_when_a_start_is_given_up() {
+    let dir = tempfile::tempdir().unwrap();
+    let (spool, _) = open(&dir, None);
+    let torn = spool.create(&target("torn")).unwrap();
+    torn.write_at(b"half", 0, 4).unwrap();
+    spool.freeze();
+    drop((torn, spool));
+    for _ in 0..2 {
+        // Given up before anything was decided: all of it is dropped.
+        let (spool, found) = open(&dir, None);
+        let [(file, record)] = &found.files[..] else {
+            panic!("{found:?}");
+        };
+        assert_eq!(record.class, Class::Torn);
+        assert_eq!(&file.read_at(0..4).unwrap()[..], b"half");
+        drop((found, spool));
+    }
+}
+
+#[test]
 fn bytes_come_back_and_past_the_end_are_zeros() {
     let dir = tempfile::tempdir().unwrap();
     let (spool, _) = open(&dir, None);
