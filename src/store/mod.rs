@@ -123,6 +123,22 @@ pub struct Keeps {
     pub on_dirs: bool,
 }
 
+impl Keeps {
+    /// What is kept of `attrs`, whatever the resolution of times.
+    #[must_use]
+    pub fn of(&self, attrs: &Attrs) -> Attrs {
+        Attrs {
+            mtime: attrs.mtime.filter(|_| self.mtime.is_some()),
+            mode: attrs.mode.filter(|_| self.mode),
+            xattrs: if self.xattrs {
+                attrs.xattrs.clone()
+            } else {
+                std::collections::BTreeMap::new()
+            },
+        }
+    }
+}
+
 /// What a store is like. The layers above read it and nothing else to decide how to use a store.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Caps {

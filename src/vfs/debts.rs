@@ -135,7 +135,7 @@ impl Vfs {
         record: &Record,
         there: Option<Result<Entry>>,
     ) -> Result<bool> {
-        let target = &record.target;
+        let (target, keeps) = (&record.target, self.store.caps().keeps);
         let there = match there {
             Some(there) => there,
             // An older version could not be taken up in the place of a newer one.
@@ -144,6 +144,7 @@ impl Vfs {
         match there {
             Ok(entry)
                 if entry.size == record.size
+                    && keeps.of(&entry.attrs) == keeps.of(&target.attrs)
                     && record.digests.agree(&entry.digests) == Some(true) =>
             {
                 for (place, stray) in &target.removes {

@@ -4,6 +4,7 @@
 use super::content::{Content, Lower};
 use super::record::{Class, Record};
 use super::session::{Action, Event, Flight, Last, Top};
+use super::spool::{Noted, SpoolFile, next_ms};
 use super::upload::{self, Load, Progress, Sent};
 use super::{After, Inner, Owed, Target, Waiter, Writer};
 use crate::error::{Error, Kind, Result};
@@ -99,7 +100,10 @@ impl Writer {
                     }
                 }
                 Action::Drop => {
-                    self.discard();
+                    self.discard(&self.files());
+                    let mut inner = self.lock();
+                    (inner.top, inner.frozen) = (None, None);
+                    drop(inner);
                     if let Some(owner) = &owner {
                         owner.dropped(self.ino);
                     }
@@ -162,16 +166,25 @@ impl Writer {
         let mut stamp = file.stamp();
         self.context.rt.spawn(async move {
             let later = loop {
-                let (file, place) = (file.clone(), record.target.place.clone());
+                let (file, said) = (file.clone(), record.target.clone());
                 let promised = move || file.promise(&record, stamp);
-                let promised = writer.blocking("keep", promised).await;
-                if let Err(error) = promised {
-                    return writer.broke(error);
+                match writer.blocking("keep", promised).await {
+                    Ok(Noted::Durable) => {}
+                    Ok(Noted::Void) => {
+                        let void = "the spool file is no longer what it was";
+                        let kind = if writer.is_gone() {
+                            Kind::Cancelled
+                        } else {
+                            Kind::Broken
+                        };
+                        return writer.broke(Error::new(kind, "keep").said(void));
+                    }
+                    Err(error) => return writer.broke(error),
                 }
                 let mut inner = writer.lock();
-                // The name may have changed while the record was being written: an older version that is
-                // owed has the new one, and stands until this one has it as well.
-                if inner.target.place == place {
+                // Name and attributes may have changed while the record was being written: an older version
+                // that is owed has the new ones, and stands until this one has them as well.
+                if inner.target.is_recorded_as(&said) {
                     inner.owe(&frozen);
                     break writer.decide(&mut inner, Event::Kept);
                 }
@@ -221,8 +234,10 @@ impl Writer {
                 .await
             {
                 // A program writes to it again: what is kept then is kept anew.
-                Ok(false) => {}
-                Ok(true) => log::error!("{path}: not sent, kept as {}: {error}", at.display()),
+                Ok(Noted::Void) => {}
+                Ok(Noted::Durable) => {
+                    log::error!("{path}: not sent, kept as {}: {error}", at.display())
+                }
                 Err(worse) => {
                     log::error!("{path}: not sent ({error}), and not safely kept either: {worse}");
                 }
@@ -230,17 +245,22 @@ impl Writer {
         });
     }
 
-    fn discard(&self) {
-        let (top, frozen, owed) = {
-            let mut inner = self.lock();
-            (inner.top.take(), inner.frozen.take(), inner.owed.take())
-        };
-        for content in top.iter().chain(frozen.as_deref()) {
-            content.file.discard();
-        }
-        if let Some(owed) = owed {
-            owed.file.discard();
-        }
+    /// The files of all versions there are.
+    pub(super) fn files(&self) -> Vec<Arc<SpoolFile>> {
+        let inner = self.lock();
+        let versions = inner.top.iter().chain(inner.frozen.as_deref());
+        let files = versions.map(|content| content.file.clone());
+        files
+            .chain(inner.owed.as_ref().map(|owed| owed.file.clone()))
+            .collect()
+    }
+
+    /// Takes every promise for these files away, and their names; who reads them goes on.
+    pub(super) fn discard(&self, files: &[Arc<SpoolFile>]) {
+        files.iter().for_each(|file| file.discard());
+        let mut inner = self.lock();
+        let gone = |owed: &mut Owed| files.iter().any(|file| Arc::ptr_eq(file, &owed.file));
+        inner.owed.take_if(gone);
     }
 
     fn spawn_send(self: &Arc<Self>, inner: &mut Inner) {
@@ -285,9 +305,17 @@ impl Writer {
                 (look.map_err(named)?, now)
             }
         };
+        let mut refused = false;
         let (mut entry, theirs) = loop {
             let theirs = match look {
-                Look::Ours(entry) => break (entry, None),
+                Look::Ours(entry) => {
+                    // Its attributes may be older; the rest of what was asked for no store keeps.
+                    let keeps = store.caps().keeps;
+                    if keeps.of(&entry.attrs) != keeps.of(&new.attrs) {
+                        new.attrs = entry.attrs.clone();
+                    }
+                    break (entry, None);
+                }
                 look => self.settle(look, &mut new)?,
             };
             let beside = theirs.is_some();
@@ -302,9 +330,18 @@ impl Writer {
                 uploads,
                 last_look: &last_look,
             };
-            match upload::send(&load, progress).await.map_err(named)? {
-                Sent::Stored(entry) => break (entry, theirs),
-                Sent::Theirs(found) => look = Look::Theirs(found),
+            match upload::send(&load, progress).await {
+                Ok(Sent::Stored(entry)) => break (entry, theirs),
+                Ok(Sent::Theirs(found)) => look = Look::Theirs(found),
+                // The store itself has found somebody else's version.
+                Err(error) if error.kind == Kind::Conflict && !beside && !refused => {
+                    refused = true;
+                    look = match self.look_at_name(&target, &new, true).await {
+                        Ok(Look::Clear) => return Err(named(error)),
+                        found => found.map_err(named)?,
+                    };
+                }
+                Err(error) => return Err(named(error)),
             }
         };
         if theirs.is_none() {
@@ -552,6 +589,7 @@ impl Inner {
             return Ok(frozen.clone());
         }
         self.top(context)?;
+        self.sealed = next_ms();
         let frozen = Arc::new(self.top.take().ok_or(Error::new(Kind::Protocol, "seal"))?);
         self.frozen = Some(frozen.clone());
         Ok(frozen)
@@ -563,6 +601,7 @@ impl Inner {
             file: content.file.clone(),
             size: content.layer.size(),
             digests: content.digests(),
+            number: self.sealed,
         };
         let older = self.owed.replace(owed).map(|older| older.file);
         if let Some(older) = older.filter(|older| !Arc::ptr_eq(older, &content.file)) {

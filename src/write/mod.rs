@@ -24,7 +24,7 @@ pub use commit::{Conflict, remove_stray};
 pub use record::{Class, Record};
 pub use room::Room;
 pub use session::{Flight, Last, Promise, Top};
-pub use spool::{Found, Spool, SpoolFile};
+pub use spool::{Found, Noted, Spool, SpoolFile};
 
 use crate::error::{Error, Kind, Result};
 use crate::read::Cache;
@@ -33,6 +33,7 @@ use bytes::Bytes;
 use content::{Content, Lower};
 use serde::{Deserialize, Serialize};
 use session::{Event, Session};
+use spool::next_ms;
 use std::fmt::Debug;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -103,7 +104,7 @@ pub enum After {
 }
 
 /// Where a file's next version goes, and with what.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Target {
     /// The place in the store.
     pub place: Place,
@@ -120,6 +121,18 @@ pub struct Target {
     pub exclusive: bool,
     /// Attributes to keep.
     pub attrs: Attrs,
+}
+
+impl Target {
+    /// Whether a record of the one says what one of the other does.
+    fn is_recorded_as(&self, other: &Target) -> bool {
+        let looked = self.looked;
+        *self
+            == Target {
+                looked,
+                ..other.clone()
+            }
+    }
 }
 
 type Waiter = oneshot::Sender<Result<()>>;
@@ -143,6 +156,8 @@ struct Owed {
     file: Arc<SpoolFile>,
     size: u64,
     digests: Digests,
+    /// As [`Record::at_ms`].
+    number: u64,
 }
 
 #[derive(Debug)]
@@ -155,6 +170,8 @@ struct Inner {
     top: Option<Content>,
     /// The version sealed last: on its way, parked, committed or failed.
     frozen: Option<Arc<Content>>,
+    /// The [`Record::at_ms`] of that version.
+    sealed: u64,
     /// The file of the version that is owed, until a newer one is or the store has it.
     owed: Option<Owed>,
     progress: Option<Arc<Progress>>,
@@ -199,7 +216,11 @@ impl Writer {
                 file,
                 size: record.size,
                 digests: record.digests.clone(),
+                number: record.at_ms,
             });
+            inner.sealed = record.at_ms;
+            // The earlier process may have sent it.
+            inner.doubt = true;
             inner.session.on(Event::Adopted);
         }
         Ok(writer)
@@ -272,6 +293,7 @@ impl Writer {
             base,
             top: None,
             frozen: frozen.map(Arc::new),
+            sealed: 0,
             owed: None,
             progress: None,
             written: None,
@@ -576,14 +598,8 @@ impl Writer {
 
     /// The name is gone for good: the bytes go with the last handle, and are owed no more.
     pub fn removed(self: &Arc<Self>) {
-        {
-            let mut inner = self.lock();
-            let owed = inner.owed.take();
-            // A crash while somebody still has it open must not bring it back.
-            if let Some(Err(error)) = owed.map(|owed| owed.file.to_torn(&inner.target, owed.size)) {
-                log::warn!("{}: {error}", inner.target.path);
-            }
-        }
+        // A crash while somebody still has it open must not bring it back: its files lose their names.
+        self.discard(&self.files());
         self.step(Event::Removed);
     }
 
@@ -638,7 +654,14 @@ impl Writer {
         self: &Arc<Self>,
         change: impl FnOnce(&mut Target),
     ) -> futures_util::future::BoxFuture<'static, Result<()>> {
-        change(&mut self.lock().target);
+        {
+            let mut inner = self.lock();
+            let was = inner.target.place.clone();
+            change(&mut inner.target);
+            if inner.target.place != was {
+                inner.renumber();
+            }
+        }
         self.step(Event::Moved);
         let writer = self.clone();
         Box::pin(async move {
@@ -666,6 +689,7 @@ impl Writer {
                 let record = Record {
                     size: owed.size,
                     digests: owed.digests,
+                    at_ms: owed.number,
                     ..Record::new(Class::Acknowledged, inner.target.clone())
                 };
                 let stamp = owed.file.stamp();
@@ -675,9 +699,13 @@ impl Writer {
         let Some((file, record, stamp)) = owed else {
             return Ok(());
         };
-        // Nothing to do if the store has it by now.
-        let noted = self.blocking("note", move || file.note(&record, stamp));
-        noted.await.map(|_| ())
+        match self
+            .blocking("note", move || file.note(&record, stamp))
+            .await?
+        {
+            // The store has it by now, or nobody wants it any more.
+            Noted::Durable | Noted::Void => Ok(()),
+        }
     }
 
     /// Waits until the store has what was written, or it is known that it will not; `Busy` if a program
@@ -790,11 +818,20 @@ impl Inner {
     /// A record of the frozen version.
     fn record(&self, class: Class) -> Record {
         let mut record = Record::new(class, self.target.clone());
+        record.at_ms = self.sealed;
         if let Some(frozen) = &self.frozen {
             record.size = frozen.layer.size();
             record.digests = frozen.digests();
         }
         record
+    }
+
+    /// It has taken another place: of all that was promised for that place this is the latest.
+    fn renumber(&mut self) {
+        if let Some(owed) = &mut self.owed {
+            owed.number = next_ms();
+        }
+        self.sealed = next_ms();
     }
 
     fn truncate(&mut self, size: u64, context: &Context) -> Result<()> {

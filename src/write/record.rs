@@ -36,7 +36,8 @@ pub struct Record {
     pub upload: Option<(Upload, Vec<Receipt>)>,
     /// Why it was refused.
     pub error: Option<String>,
-    /// When it was written, in milliseconds since 1970: of two for one place the later counts.
+    /// When the content was sealed, or took this place, in milliseconds since 1970, no two alike: of two
+    /// for one place the later counts. A later record of the same content in the same place keeps it.
     pub at_ms: u64,
 }
 

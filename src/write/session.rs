@@ -123,7 +123,7 @@ pub(super) enum Event<W> {
     },
     /// Sealing, keeping or sending failed.
     Broke(Error),
-    /// The name is being removed: nothing is answered for, nothing is lost yet.
+    /// The name is being removed: nobody is answered, nothing is lost yet.
     Unlinked,
     /// The name is gone for good.
     Removed,
@@ -376,17 +376,12 @@ impl<W> Session<W> {
             Event::Diverted { error, open } => self.on_diverted(error, open),
             Event::Broke(error) => self.on_broke(error),
             Event::Unlinked => {
+                // Who waits is answered when it is known whether the name goes.
                 self.gone = true;
-                let mut actions = Vec::new();
                 if self.flight == Flight::Uploading {
-                    actions.push(Action::Cancel);
+                    return vec![Action::Cancel];
                 }
-                let mut all = std::mem::take(&mut self.waiting);
-                all.append(&mut self.next);
-                if !all.is_empty() {
-                    actions.push(Action::Answer(all, Ok(())));
-                }
-                actions
+                Vec::new()
             }
             Event::Removed => {
                 (self.gone, self.removed) = (true, true);
@@ -395,7 +390,10 @@ impl<W> Session<W> {
                 if self.flight == Flight::Parked {
                     self.flight = Flight::Idle;
                 }
-                self.rest()
+                self.gather();
+                let mut actions = answer(&mut self.next, Ok(()));
+                actions.extend(self.rest());
+                actions
             }
             Event::Revived => self.on_revived(),
             Event::Moved => {
@@ -418,7 +416,7 @@ impl<W> Session<W> {
     }
 
     fn on_close(&mut self, waiter: W) -> Vec<Action<W>> {
-        if self.gone {
+        if self.removed {
             return vec![Action::Answer(vec![waiter], Ok(()))];
         }
         match (self.top, self.flight) {
@@ -454,7 +452,7 @@ impl<W> Session<W> {
 
     /// Seals for `waiter` now, or as soon as the version on its way has landed.
     fn seal_for(&mut self, waiter: W) -> Vec<Action<W>> {
-        if self.gone {
+        if self.removed {
             return vec![Action::Answer(vec![waiter], Ok(()))];
         }
         if let Some(error) = &self.spoilt {
@@ -477,10 +475,7 @@ impl<W> Session<W> {
 
     fn on_kept(&mut self) -> Vec<Action<W>> {
         (self.kept, self.debt) = (true, true);
-        let mut actions = Vec::new();
-        if (self.shy || self.answered_by_spool()) && !self.waiting.is_empty() {
-            actions.push(Action::Answer(std::mem::take(&mut self.waiting), Ok(())));
-        }
+        let mut actions = self.answer_kept();
         match &self.last {
             Last::Failed { error, .. } if self.park => {
                 self.flight = Flight::Parked;
@@ -511,10 +506,7 @@ impl<W> Session<W> {
         self.flight = Flight::Idle;
         (self.kept, self.debt) = (false, false);
         self.last = Last::Committed;
-        let mut actions = Vec::new();
-        if !self.waiting.is_empty() {
-            actions.push(Action::Answer(std::mem::take(&mut self.waiting), Ok(())));
-        }
+        let mut actions = answer(&mut self.waiting, Ok(()));
         actions.extend(self.rest());
         actions
     }
@@ -534,11 +526,7 @@ impl<W> Session<W> {
             error: error.clone(),
             told,
         };
-        let mut actions = Vec::new();
-        if told {
-            let waiting = std::mem::take(&mut self.waiting);
-            actions.push(Action::Answer(waiting, Err(error.clone())));
-        }
+        let mut actions = answer(&mut self.waiting, Err(error.clone()));
         if self.kept {
             self.flight = Flight::Parked;
             actions.push(Action::Later(error));
@@ -565,8 +553,15 @@ impl<W> Session<W> {
                 self.stays = true;
                 Vec::new()
             }
-            Flight::Parked if self.deferred || (self.shy && self.open > 0) => Vec::new(),
-            Flight::Parked => self.on(Event::Go),
+            Flight::Parked => {
+                let mut actions = self.answer_kept();
+                actions.extend(if self.deferred || (self.shy && self.open > 0) {
+                    self.rest()
+                } else {
+                    self.on(Event::Go)
+                });
+                actions
+            }
             Flight::Idle | Flight::Sealing | Flight::Keeping => self.rest(),
         }
     }
@@ -583,27 +578,43 @@ impl<W> Session<W> {
         if self.waiting.is_empty() || open {
             self.latched = Some(error.clone());
         }
-        if !self.waiting.is_empty() {
-            let waiting = std::mem::take(&mut self.waiting);
-            actions.push(Action::Answer(waiting, Err(error)));
-        }
+        actions.extend(answer(&mut self.waiting, Err(error)));
         actions.extend(self.rest());
         actions
     }
 
     /// What was on its way has ended while the name is being removed. If the name stays after all it is
-    /// sent: so it waits, or counts as written.
+    /// sent: so it waits, or counts as written, and who waited for it waits for that.
     fn end_gone(&mut self) -> Vec<Action<W>> {
         self.moved = false;
         self.flight = Flight::Idle;
+        let mut actions = Vec::new();
         if self.removed {
             (self.kept, self.debt) = (false, false);
         } else if self.kept {
             self.flight = Flight::Parked;
+            actions = self.answer_kept();
         } else {
             self.top = Top::Written;
+            self.gather();
         }
-        self.rest()
+        actions.extend(self.rest());
+        actions
+    }
+
+    /// Who waits for the version on its way waits for the next one.
+    fn gather(&mut self) {
+        let mut all = std::mem::take(&mut self.waiting);
+        all.append(&mut self.next);
+        self.next = all;
+    }
+
+    /// The frozen version is durable in the spool: answers who was promised no more than that.
+    fn answer_kept(&mut self) -> Vec<Action<W>> {
+        if self.shy || self.answered_by_spool() {
+            return answer(&mut self.waiting, Ok(()));
+        }
+        Vec::new()
     }
 
     /// What follows when nothing is on its way: the next commit, or rest.
@@ -619,15 +630,17 @@ impl<W> Session<W> {
             };
         }
         if let Some(error) = self.spoilt.clone() {
+            let mut actions = answer(&mut self.next, Err(error.clone()));
             if self.open > 0 || self.top == Top::Same {
-                return Vec::new();
+                return actions;
             }
             self.top = Top::Same;
             self.last = Last::Failed {
                 error: error.clone(),
                 told: true,
             };
-            return vec![Action::Keep(error)];
+            actions.push(Action::Keep(error));
+            return actions;
         }
         if !self.next.is_empty() || (self.open == 0 && self.top != Top::Same) {
             self.waiting = std::mem::take(&mut self.next);
@@ -646,6 +659,14 @@ impl<W> Session<W> {
             Last::None | Last::Committed => vec![Action::Rest],
         }
     }
+}
+
+/// Answers all who wait here.
+fn answer<W>(waiting: &mut Vec<W>, answer: Result<()>) -> Vec<Action<W>> {
+    if waiting.is_empty() {
+        return Vec::new();
+    }
+    vec![Action::Answer(std::mem::take(waiting), answer)]
 }
 
 #[cfg(test)]

@@ -155,6 +155,7 @@ impl Spool {
             file,
             stem,
             account: Mutex::new(account),
+            syncing: Mutex::default(),
             state: Mutex::new(state),
             sums: RwLock::new(sums),
         };
@@ -250,11 +251,12 @@ impl Spool {
                 charged: 0,
                 open: true,
             }),
+            syncing: Mutex::default(),
             state: Mutex::new(State::new(Class::Torn)),
             sums: RwLock::default(),
         });
         let record = Record::new(Class::Torn, target.clone());
-        file.write_record(&mut file.state(), &record, 0, false)?;
+        file.write_torn(&mut file.state(), &record, 0)?;
         Ok(file)
     }
 }
@@ -338,7 +340,7 @@ pub(super) fn lock_dir(path: &Path) -> std::io::Result<Option<File>> {
 static LAST_MS: AtomicU64 = AtomicU64::new(0);
 
 /// A time later than that of every record so far.
-fn next_ms() -> u64 {
+pub(super) fn next_ms() -> u64 {
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     let now = now.map_or(0, |d| d.as_millis() as u64);
     let next = |last: u64| now.max(last + 1);
@@ -373,6 +375,11 @@ impl Record {
     }
 }
 
+fn text_of(record: &Record) -> Result<Vec<u8>> {
+    serde_json::to_vec(record)
+        .map_err(|e| Error::new(Kind::Invalid, "write spool record").because(e))
+}
+
 /// Under which names a file lies on disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Home {
@@ -384,6 +391,18 @@ enum Home {
     Nowhere,
 }
 
+/// Whether a record was written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum Noted {
+    /// It is durable.
+    Durable,
+    /// The file is no longer what the record says, or has no name any more: nothing was written, nothing
+    /// is promised.
+    Void,
+}
+
+/// Held for short: a tree's lock may wait for it. Never across a sync.
 #[derive(Debug)]
 struct State {
     class: Class,
@@ -411,6 +430,11 @@ impl State {
             summed: false,
         }
     }
+
+    /// Whether a record drawn up at `stamp` may still be written.
+    fn is_still(&self, stamp: Stamp) -> bool {
+        self.life == stamp.life && self.home != Home::Nowhere
+    }
 }
 
 /// What a file has taken of the budget.
@@ -437,7 +461,9 @@ pub struct SpoolFile {
     /// The path without its ending.
     stem: PathBuf,
     account: Mutex<Account>,
-    /// Held while the files beside the bytes are written: one at a time.
+    /// Held while a record is made durable: one at a time. Taken before `state`, and never while a
+    /// writer's lock is held.
+    syncing: Mutex<()>,
     state: Mutex<State>,
     /// Readers share, a writer is alone: a block and its checksum change together.
     sums: RwLock<Sums>,
@@ -480,69 +506,92 @@ impl SpoolFile {
         }
     }
 
-    /// Makes bytes, checksums and record durable: from here on the promise of `record` stands. `false`,
-    /// and nothing is promised, if the file is no longer what it was at `stamp`.
-    pub fn promise(&self, record: &Record, stamp: Stamp) -> Result<bool> {
+    /// Makes bytes, checksums and record durable: from here on the promise of `record` stands.
+    pub fn promise(&self, record: &Record, stamp: Stamp) -> Result<Noted> {
         failpoint::cross(Group::Spool, "sync data");
         self.file
             .sync_all()
             .map_err(|e| Error::local("sync spool file", e))?;
-        let mut state = self.state();
-        if state.life != stamp.life {
-            return Ok(false);
+        let _turn = self.turn();
+        if !self.state().is_still(stamp) {
+            return Ok(Noted::Void);
         }
         let sums = self
             .sums
             .read()
             .unwrap_or_else(PoisonError::into_inner)
             .to_bytes();
-        state.summed = true;
         self.write_new("sums", &sums, true)?;
-        self.rename("sums.new", "sums")?;
-        self.write_stamped(&mut state, record, stamp)
-    }
-
-    /// Makes a new record durable. `false`, and nothing is written, if the file is no longer what it was
-    /// at `stamp`.
-    pub fn note(&self, record: &Record, stamp: Stamp) -> Result<bool> {
-        self.write_stamped(&mut self.state(), record, stamp)
-    }
-
-    fn write_stamped(&self, state: &mut State, record: &Record, stamp: Stamp) -> Result<bool> {
-        if state.life != stamp.life {
-            return Ok(false);
+        {
+            let mut state = self.state();
+            if !state.is_still(stamp) {
+                remove(&self.stem.with_extension("sums.new"));
+                return Ok(Noted::Void);
+            }
+            state.summed = true;
+            self.rename("sums.new", "sums")?;
         }
-        if stamp.number > state.written {
-            self.write_record(state, record, record.size, true)?;
+        self.write_stamped(record, stamp)
+    }
+
+    /// Makes a new record durable.
+    pub fn note(&self, record: &Record, stamp: Stamp) -> Result<Noted> {
+        let _turn = self.turn();
+        self.write_stamped(record, stamp)
+    }
+
+    fn turn(&self) -> MutexGuard<'_, ()> {
+        self.syncing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Write new, sync, rename, sync the folder; in turn.
+    fn write_stamped(&self, record: &Record, stamp: Stamp) -> Result<Noted> {
+        let what_for = {
+            let state = self.state();
+            (state.is_still(stamp), stamp.number > state.written)
+        };
+        match what_for {
+            (false, _) => return Ok(Noted::Void),
+            (true, false) => return Ok(Noted::Durable),
+            (true, true) => {}
+        }
+        self.write_new("json", &text_of(record)?, true)?;
+        {
+            let mut state = self.state();
+            if !state.is_still(stamp) {
+                remove(&self.stem.with_extension("json.new"));
+                return Ok(Noted::Void);
+            }
+            self.put_record(&mut state, "json.new", record.class, record.size)?;
             state.written = stamp.number;
         }
-        Ok(true)
+        self.sync_folder("json")?;
+        Ok(Noted::Durable)
     }
 
-    /// Write new, sync, rename, sync the folder. `size`: bytes in use, if it was a cache; the record is
-    /// there before the bytes have a name that needs one.
-    fn write_record(
-        &self,
-        state: &mut State,
-        record: &Record,
-        size: u64,
-        durable: bool,
-    ) -> Result<()> {
-        let text = serde_json::to_vec(record)
-            .map_err(|e| Error::new(Kind::Invalid, "write spool record").because(e))?;
-        self.write_new("json", &text, durable)?;
-        if state.home == Home::Cache {
+    /// A record that promises nothing needs no sync, and does not wait for one.
+    fn write_torn(&self, state: &mut State, record: &Record, size: u64) -> Result<()> {
+        self.write_new("torn", &text_of(record)?, false)?;
+        self.put_record(state, "torn.new", record.class, size)
+    }
+
+    /// Puts the record in its place, and the bytes if they were a cache: it is there before they have a
+    /// name that needs one. `size`: bytes in use.
+    fn put_record(&self, state: &mut State, new: &str, class: Class, size: u64) -> Result<()> {
+        let was_cache = state.home == Home::Cache;
+        if was_cache {
             self.charge(size)?;
         }
-        self.rename("json.new", "json")?;
-        if state.home == Home::Cache {
-            self.rename("cache", "data")?;
-            state.home = Home::Data;
+        let mut put = self.rename(new, "json");
+        if was_cache {
+            put = put.and_then(|()| self.rename("cache", "data"));
+            match &put {
+                Ok(()) => state.home = Home::Data,
+                Err(_) => self.uncharge(size),
+            }
         }
-        state.class = record.class;
-        if durable {
-            self.sync_folder("json")?;
-        }
+        put?;
+        state.class = class;
         Ok(())
     }
 
@@ -604,22 +653,21 @@ impl SpoolFile {
     /// It is about to be written again; `size` bytes of it are in use.
     pub fn to_torn(&self, target: &Target, size: u64) -> Result<()> {
         let mut state = self.state();
-        // What is about to be said of it will not be true.
+        if state.home != Home::Nowhere {
+            self.set_open(true);
+            let is_torn = state.home == Home::Data && state.class == Class::Torn && !state.summed;
+            if !is_torn {
+                let record = Record::new(Class::Torn, target.clone());
+                self.write_torn(&mut state, &record, size)?;
+            }
+            if std::mem::take(&mut state.summed) {
+                // They are of bytes that are about to change.
+                remove(&self.stem.with_extension("sums"));
+            }
+            state.left = false;
+        }
+        // What was about to be said of it will not be true.
         state.life += 1;
-        if state.home == Home::Nowhere {
-            return Ok(());
-        }
-        self.set_open(true);
-        if state.home == Home::Data && state.class == Class::Torn && !state.summed {
-            return Ok(());
-        }
-        state.left = false;
-        let record = Record::new(Class::Torn, target.clone());
-        self.write_record(&mut state, &record, size, false)?;
-        if std::mem::take(&mut state.summed) {
-            // They are of bytes that are about to change.
-            remove(&self.stem.with_extension("sums"));
-        }
         Ok(())
     }
 
@@ -641,7 +689,7 @@ impl SpoolFile {
         let mut state = self.state();
         self.remove_locked(&mut state);
         state.life += 1;
-        state.class = Class::Torn;
+        (state.class, state.left) = (Class::Torn, false);
     }
 
     fn remove_locked(&self, state: &mut State) {

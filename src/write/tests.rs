@@ -302,11 +302,11 @@ async fn unlink_during_a_commit_learns_what_the_store_has() {
         tokio::task::yield_now().await;
     }
     bench.writer.unlinked(true);
-    done(answer).await.unwrap();
     gate.add_permits(1);
-    bench.writer.released();
     // The commit could not be stopped any more: whoever unlinks learns what there is to remove.
     let entry = bench.writer.landed().await.unwrap().pop().unwrap().1;
+    bench.writer.removed();
+    done(answer).await.unwrap();
     assert_eq!(bench.store.content("f").unwrap().len() as u64, entry.size);
 }
 
@@ -496,11 +496,12 @@ async fn unlink_does_not_wait_for_a_request_that_does_not_answer() {
         let answer = bench.writer.close();
         asked(&bench, "put", 1).await;
         bench.writer.unlinked(false);
-        done(answer).await.unwrap();
         if arrived {
             bench.store.plant("f", b"hello");
         }
         let left = bench.writer.landed().await.unwrap();
+        bench.writer.removed();
+        done(answer).await.unwrap();
         let names: Vec<_> = left.iter().map(|(place, _)| &*place.name).collect();
         assert_eq!(names, if arrived { vec!["f"] } else { vec![] });
         assert_eq!(bench.store.count("stat"), 1, "its outcome is looked for");
@@ -556,7 +557,7 @@ async fn what_is_kept_for_a_failure_is_not_said_of_bytes_written_since() {
     // The last close asks for it to be kept; a program opens it and writes in place before that is done.
     bench.writer.write(5, b" world").unwrap();
     let record = Record::new(Class::Refused, bench.writer.target());
-    assert!(!file.promise(&record, stamp).unwrap());
+    assert_eq!(file.promise(&record, stamp).unwrap(), Noted::Void);
     assert_eq!(file.class(), Class::Torn);
 }
 
@@ -568,9 +569,10 @@ async fn what_is_about_to_be_replaced_is_waited_for() {
     let answer = bench.writer.close();
     asked(&bench, "put", 1).await;
     bench.writer.unlinked(true);
-    done(answer).await.unwrap();
     let (left, ()) = tokio::join!(bench.writer.landed(), async { gate.add_permits(1) });
     assert_eq!(left.unwrap().len(), 1);
+    bench.writer.removed();
+    done(answer).await.unwrap();
     assert_eq!(bench.store.content("f").unwrap(), "hello");
 }
 
@@ -580,14 +582,187 @@ async fn a_request_whose_outcome_is_unknown_is_looked_for_before_the_next() {
     bench.writer.lock().target.exclusive = true;
     let gate = gate(&bench, "put");
     bench.writer.write(0, b"hello").unwrap();
-    let answer = bench.writer.close();
+    let mut answer = bench.writer.close();
     asked(&bench, "put", 1).await;
     bench.writer.unlinked(false);
-    done(answer).await.unwrap();
     bench.store.plant("f", b"hello");
     bench.writer.landed().await.unwrap();
+    assert!(answer.try_recv().is_err(), "the name may stay");
     gate.add_permits(9);
     bench.writer.revived();
-    done(bench.writer.sync()).await.unwrap();
+    done(answer).await.unwrap();
     assert_eq!(bench.store.count("put"), 1, "it turned out to be there");
+}
+
+/// The records in the spool that promise something.
+fn promised(bench: &Bench) -> Vec<Record> {
+    let mut found = Vec::new();
+    for folder in std::fs::read_dir(bench._dir.path()).unwrap().flatten() {
+        for row in std::fs::read_dir(folder.path()).unwrap().flatten() {
+            if row
+                .path()
+                .extension()
+                .is_some_and(|ending| ending == "json")
+            {
+                let text = std::fs::read(row.path()).unwrap();
+                let record: Record = serde_json::from_slice(&text).unwrap();
+                found.extend(Some(record).filter(|r| r.class == Class::Acknowledged));
+            }
+        }
+    }
+    found
+}
+
+fn mode(mode: u32) -> Attrs {
+    Attrs {
+        mode: Some(mode),
+        ..Attrs::default()
+    }
+}
+
+/// `hello` at `f`, durable in the spool, and not on the store.
+async fn owing() -> Bench {
+    let bench = bench(None).await;
+    bench.writer.set_promise(Promise::Spool);
+    let _never = gate(&bench, "put");
+    bench.writer.write(0, b"hello").unwrap();
+    done(bench.writer.close()).await.unwrap();
+    asked(&bench, "put", 1).await;
+    bench
+}
+
+async fn until_keeping(writer: &Arc<Writer>) {
+    while writer.look().1 != Flight::Keeping {
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn new_attributes_do_not_make_an_older_version_the_newest_and_a_new_place_does() {
+    let bench = owing().await;
+    let before = promised(&bench).pop().unwrap();
+    let younger = next_ms();
+    assert!(bench.writer.set_attrs(&mode(0o600)));
+    bench.writer.note_owed().await.unwrap();
+    let noted = promised(&bench).pop().unwrap();
+    assert_eq!(noted.target.attrs, mode(0o600));
+    assert_eq!(noted.at_ms, before.at_ms);
+    assert!(noted.at_ms < younger);
+    // Nobody waits for the upload that has to end first.
+    drop(
+        bench
+            .writer
+            .retarget(|target| target.place.name = "g".into()),
+    );
+    bench.writer.note_owed().await.unwrap();
+    let moved = promised(&bench).pop().unwrap();
+    assert_eq!(moved.target.place.name, "g");
+    assert!(moved.at_ms > younger);
+}
+
+#[tokio::test]
+async fn attributes_set_while_a_version_is_made_durable_are_in_its_record() {
+    let bench = bench(None).await;
+    bench.writer.set_promise(Promise::Spool);
+    let _never = gate(&bench, "put");
+    bench.writer.write(0, b"hello").unwrap();
+    let answer = bench.writer.close();
+    until_keeping(&bench.writer).await;
+    assert!(bench.writer.set_attrs(&mode(0o600)));
+    done(answer).await.unwrap();
+    assert_eq!(promised(&bench).pop().unwrap().target.attrs, mode(0o600));
+}
+
+#[tokio::test]
+async fn a_promise_that_was_not_made_is_not_answered() {
+    let bench = bench(None).await;
+    bench.writer.set_promise(Promise::Spool);
+    bench.writer.write(0, b"hello").unwrap();
+    let answer = bench.writer.close();
+    until_keeping(&bench.writer).await;
+    let files = bench.writer.files();
+    files.iter().for_each(|file| file.discard());
+    assert_eq!(done(answer).await.unwrap_err().kind, Kind::Broken);
+}
+
+#[tokio::test]
+async fn a_name_that_is_gone_leaves_no_record_behind_and_its_bytes_to_who_reads_them() {
+    let bench = owing().await;
+    assert_eq!(promised(&bench).len(), 1);
+    bench.writer.unlinked(false);
+    bench.writer.landed().await.unwrap();
+    bench.writer.removed();
+    bench.writer.note_owed().await.unwrap();
+    assert!(promised(&bench).is_empty());
+    assert!(
+        bench
+            .writer
+            .files()
+            .iter()
+            .all(|file| !file.path().exists())
+    );
+    assert_eq!(bench.writer.read(0..5).await.unwrap(), "hello");
+    bench.writer.write(5, b" world").unwrap();
+    assert_eq!(bench.writer.read(0..11).await.unwrap(), "hello world");
+    bench.writer.released();
+    assert_eq!(bench.writer.context.spool.bytes(), 0);
+}
+
+#[tokio::test]
+async fn a_name_that_goes_while_its_version_is_made_durable_is_not_promised() {
+    let bench = bench(None).await;
+    bench.writer.set_promise(Promise::Spool);
+    bench.writer.write(0, b"hello").unwrap();
+    let answer = bench.writer.close();
+    until_keeping(&bench.writer).await;
+    bench.writer.unlinked(false);
+    bench.writer.removed();
+    done(answer).await.unwrap();
+    bench.writer.landed().await.unwrap();
+    assert!(promised(&bench).is_empty());
+    assert!(!bench.writer.owes());
+}
+
+#[tokio::test]
+async fn bytes_that_the_store_has_already_get_their_new_attributes() {
+    let bench = bench(Some(b"hello")).await;
+    bench.writer.lock().target.looked = None;
+    assert!(bench.writer.touched().is_ok());
+    bench.writer.write(0, b"hello").unwrap();
+    assert!(bench.writer.set_attrs(&mode(0o600)));
+    let fault = Fault {
+        op: "set_attrs",
+        kind: Kind::Broken,
+        done: false,
+    };
+    bench.store.faults.lock().unwrap().push_back(fault);
+    assert!(done(bench.writer.close()).await.is_err());
+    // The next try is so late that it looks again.
+    bench.writer.lock().target.looked = None;
+    done(bench.writer.sync()).await.unwrap();
+    assert_eq!(bench.store.count("put"), 0);
+    let place = bench.writer.target().place;
+    assert_eq!(bench.store.stat(&place).await.unwrap().attrs, mode(0o600));
+}
+
+#[tokio::test]
+async fn a_conflict_that_the_store_finds_at_the_commit_is_settled_like_any_other() {
+    let bench = bench(Some(b"old")).await;
+    let gate = gate(&bench, "finish");
+    let fault = Fault {
+        op: "finish",
+        kind: Kind::Conflict,
+        done: false,
+    };
+    bench.writer.write(0, &[1; 100]).unwrap();
+    let answer = bench.writer.close();
+    asked(&bench, "finish", 1).await;
+    bench.store.plant("f", b"theirs");
+    bench.store.faults.lock().unwrap().push_back(fault);
+    gate.add_permits(9);
+    let told = done(answer).await.unwrap_err();
+    assert_eq!(told.kind, Kind::Conflict);
+    assert_eq!(bench.store.content("f").unwrap(), "theirs");
+    let beside = bench.store.paths().pop().unwrap();
+    assert_eq!(bench.store.content(&beside).unwrap(), vec![1; 100]);
 }

@@ -321,7 +321,7 @@ impl Export {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Spool, Target};
+    use super::super::{Noted, Spool, Target};
     use super::*;
     use crate::store::{Attrs, Place};
 
@@ -354,7 +354,7 @@ mod tests {
             if let Some(class) = class {
                 let mut record = Record::new(class, target(name));
                 record.size = bytes.len() as u64;
-                assert!(file.promise(&record, file.stamp()).unwrap());
+                assert_eq!(file.promise(&record, file.stamp()).unwrap(), Noted::Durable);
             }
             file.leave();
         }

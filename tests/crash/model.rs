@@ -28,6 +28,8 @@ pub(crate) enum Op {
     Close(u32),
     Rename(String, String),
     Unlink(String),
+    /// Changes no byte.
+    Chmod(String, u32),
 }
 
 impl fmt::Display for Op {
@@ -47,6 +49,7 @@ impl fmt::Display for Op {
             Op::Close(slot) => write!(f, "close {slot}"),
             Op::Rename(from, to) => write!(f, "rename {from} {to}"),
             Op::Unlink(name) => write!(f, "unlink {name}"),
+            Op::Chmod(name, mode) => write!(f, "chmod {name} {mode}"),
         }
     }
 }
@@ -142,6 +145,7 @@ impl Model {
             Op::Unlink(name) => {
                 self.names.remove(name);
             }
+            Op::Chmod(..) => {}
         }
     }
 

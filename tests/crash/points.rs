@@ -32,8 +32,8 @@ fn rename(from: &str, to: &str) -> Op {
     Op::Rename(from.to_owned(), to.to_owned())
 }
 
-/// Two versions of one file, a rename, a replacement by rename, an append, a change in the middle, a
-/// cut, an empty file, an unlink.
+/// Two versions of one file, a rename, a replacement by rename from a temporary name, an append, a new
+/// mode, a change in the middle, a cut, an empty file, an unlink.
 pub(crate) fn scenario() -> Vec<Op> {
     vec![
         open(1, "a", How::New),
@@ -52,6 +52,7 @@ pub(crate) fn scenario() -> Vec<Op> {
         open(4, "c", How::Append),
         Op::Write(4, 41, 300),
         Op::Close(4),
+        Op::Chmod("c".to_owned(), 0o600),
         open(5, "a", How::In),
         Op::WriteAt(5, 65_530, 51, 20),
         Op::Close(5),
@@ -112,7 +113,7 @@ fn replacements() -> Vec<Op> {
 }
 
 /// Every content is refused for good, so that it waits for a later try.
-const FULL: &str = r#"[
+pub(crate) const FULL: &str = r#"[
     {"method": "PUT", "path": "/content/", "action": {"answer": {"status": 507}}},
     {"method": "POST", "path": "/content/", "action": {"answer": {"status": 507}}}
 ]"#;

@@ -6,7 +6,7 @@
 //! it had.
 
 use super::model::{Model, Op};
-use super::points::{can_run, every, scenario};
+use super::points::{FULL, can_run, every, scenario};
 use super::world::{Served, World};
 use super::{act, look_after_power_cut};
 use std::path::{Path, PathBuf};
@@ -79,24 +79,34 @@ impl Drop for Disk {
     }
 }
 
-/// The scenario, killed at `failpoint`, and the power cut in that moment. Whether it was killed.
-fn one(served: &Served, folder: &str, failpoint: &str, ops: &[Op]) -> Result<bool, String> {
+/// The scenario, killed at `failpoint`, and the power cut in that moment. The server takes nothing before:
+/// whatever was acknowledged is in the spool alone. Whether it was killed, and how many files were owed.
+fn one(
+    served: &Served,
+    folder: &str,
+    failpoint: &str,
+    ops: &[Op],
+) -> Result<(bool, usize), String> {
     let dir = tempfile::tempdir().unwrap();
     let disk = Disk::new(dir.path()).expect("a disk");
     let mut world = World::new(served, folder, &["--commit=spool"]);
     world.set_state(&disk.root.join("state"));
     let mut model = Model::default();
+    served.faults(FULL);
     let ended = world.mount(Some(failpoint)) && {
         let mut client = world.client();
         act(&mut world, &mut client, &mut model, ops)
     };
     world.kill();
+    served.faults("[]");
+    assert!(world.stored().is_empty(), "the server took something");
     let copy = disk.cut(dir.path());
     world.set_state(&copy.root.join("state"));
+    let owed = world.acknowledged();
     assert!(world.mount(None) && world.umount());
     look_after_power_cut(&world, &model)?;
     drop((copy, disk));
-    Ok(!ended)
+    Ok((!ended, owed))
 }
 
 #[test]
@@ -110,20 +120,21 @@ fn no_power_cut_loses_what_the_spool_acknowledged() {
         eprintln!("SKIPPED: no filesystem can be mounted from a file here (root, loop, mkfs.ext4)");
         return;
     }
-    // Nothing is on the server that the spool does not have to remember: the link is slow.
     let points: Vec<usize> = (1..=250).step_by(every(6)).collect();
     let next = AtomicUsize::new(0);
     let cuts = AtomicUsize::new(0);
+    let with_debts = AtomicUsize::new(0);
     let faults = Mutex::new(Vec::new());
     std::thread::scope(|scope| {
         for _ in 0..2 {
             scope.spawn(|| {
-                let served = Served::start(&["--rtt=5ms"]);
+                let served = Served::start(&[]);
                 while let Some(n) = points.get(next.fetch_add(1, Ordering::Relaxed)) {
                     let failpoint = format!("spool:{n}");
                     match one(&served, &format!("p{n}"), &failpoint, &scenario()) {
-                        Ok(killed) => {
+                        Ok((killed, owed)) => {
                             cuts.fetch_add(usize::from(killed), Ordering::Relaxed);
+                            with_debts.fetch_add(usize::from(owed > 0), Ordering::Relaxed);
                         }
                         Err(fault) => {
                             (faults.lock().unwrap()).push(format!("{failpoint}: {fault}"))
@@ -134,7 +145,12 @@ fn no_power_cut_loses_what_the_spool_acknowledged() {
         }
     });
     let (faults, cuts) = (faults.into_inner().unwrap(), cuts.into_inner());
-    println!("power cut at {cuts} of {} points", points.len());
+    let with_debts = with_debts.into_inner();
+    println!(
+        "power cut at {cuts} of {} points, {with_debts} with something owed",
+        points.len()
+    );
     assert!(faults.is_empty(), "{}", faults.join("\n"));
     assert!(cuts * 2 >= points.len(), "only {cuts}");
+    assert!(with_debts * 4 >= points.len() * 3, "only {with_debts}");
 }

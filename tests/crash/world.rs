@@ -337,6 +337,25 @@ impl<'a> World<'a> {
         left
     }
 
+    /// How many files the spool has promised, also where a power cut has damaged other records.
+    pub(crate) fn acknowledged(&self) -> usize {
+        let mut dirs = vec![self.state.join("spool")];
+        let mut found = 0;
+        while let Some(dir) = dirs.pop() {
+            for row in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+                let path = row.path();
+                if path.is_dir() {
+                    dirs.push(path);
+                } else if path.extension().is_some_and(|ending| ending == "json") {
+                    let text = std::fs::read(&path).unwrap();
+                    let record = serde_json::from_slice::<serde_json::Value>(&text);
+                    found += usize::from(record.is_ok_and(|r| r["class"] == "acknowledged"));
+                }
+            }
+        }
+        found
+    }
+
     /// What the mounts have logged.
     pub(crate) fn log(&self) -> String {
         std::fs::read_to_string(self.home.path().join("log")).unwrap_or_default()
@@ -395,6 +414,8 @@ def do(op, a):
         os.close(fds.pop(a[0]))
     elif op == 'rename':
         os.rename(root + a[0], root + a[1])
+    elif op == 'chmod':
+        os.chmod(root + a[0], int(a[1]))
     elif op == 'unlink':
         os.unlink(root + a[0])
     elif op == 'read':

@@ -462,6 +462,10 @@ impl ProGet {
                         return Err(Error::new(ErrorKind::Exists, OP).at(path));
                     }
                 }
+                // Between two tries somebody else was there: neither what is replaced nor ours.
+                Look::Is(entry) if sent_before && !self.is_expected(new, &path, &entry) => {
+                    return Err(Error::new(ErrorKind::Conflict, OP).at(path));
+                }
                 _ => {}
             }
         }
@@ -504,6 +508,13 @@ impl ProGet {
                 _ => return Err(error),
             }
         }
+    }
+
+    /// Whether an upload may replace `entry`: what it was begun over, or an empty file of our own.
+    fn is_expected(&self, new: &New, path: &str, entry: &Entry) -> bool {
+        let known = new.replaces.as_ref();
+        known.is_some_and(|known| known.version == entry.version)
+            || (entry.size == 0 && lock(&self.uploads.placeholders).contains(path))
     }
 
     async fn completed(&self, up: &Upload, new: &New, path: &str) -> Result<Entry> {

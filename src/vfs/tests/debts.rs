@@ -88,6 +88,15 @@ async fn crash_with_debts(
     names: &[&str],
     before: impl FnOnce(&Arc<Memory>),
 ) -> (Arc<Memory>, Arc<Vfs>, TakenUp) {
+    crash_with(names, None, before).await
+}
+
+/// The same with files that get a mode.
+async fn crash_with(
+    names: &[&str],
+    mode: Option<u32>,
+    before: impl FnOnce(&Arc<Memory>),
+) -> (Arc<Memory>, Arc<Vfs>, TakenUp) {
     let dir = tempfile::tempdir().unwrap();
     let store = Arc::new(Memory::new());
     let probe = store.probe().await.unwrap();
@@ -101,7 +110,12 @@ async fn crash_with_debts(
     let never = Arc::new(Semaphore::new(0));
     *store.gate.lock().unwrap() = Some(("start", never));
     for name in names {
-        write_file(&first, ROOT, name, &[3; 100]).await;
+        let ino = write_file(&first, ROOT, name, &[3; 100]).await;
+        let change = Change {
+            mode,
+            ..Change::default()
+        };
+        first.setattr(ino, None, change).await.unwrap();
     }
     let (_, torn) = first.create(ROOT, "torn", 0o644, TRUNC).await.unwrap();
     first.write(torn.fh, 0, b"half").await.unwrap();
@@ -171,6 +185,24 @@ async fn what_the_store_turns_out_to_have_is_not_sent_again() {
     let (store, _, taken) = crash_with_a_debt(|store| store.plant("f", &[3; 100])).await;
     assert_eq!((taken.sending, taken.there), (0, 1), "{taken:?}");
     assert_eq!(store.count("finish"), 0);
+}
+
+#[tokio::test]
+async fn what_the_store_turns_out_to_have_gets_the_attributes_it_lacks() {
+    let (store, vfs, taken) = crash_with(&["f"], Some(0o640), |store| {
+        store.plant("f", &[3; 100]);
+    })
+    .await;
+    assert_eq!((taken.sending, taken.there), (1, 0), "{taken:?}");
+    vfs.landed().await;
+    assert_eq!(store.count("finish"), 0);
+    let ino = walk(&vfs, "f").await.unwrap();
+    assert_eq!(vfs.getattr(ino).await.unwrap().mode, 0o640);
+    let place = crate::store::Place {
+        dir: "".into(),
+        name: "f".into(),
+    };
+    assert_eq!(store.stat(&place).await.unwrap().attrs.mode, Some(0o640));
 }
 
 #[tokio::test]

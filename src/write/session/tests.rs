@@ -198,7 +198,7 @@ fn an_error_that_nobody_was_told_is_told_once() {
 }
 
 #[test]
-fn unlink_while_uploading_cancels_and_the_close_succeeds() {
+fn unlink_while_uploading_cancels_and_the_close_succeeds_when_the_name_is_gone() {
     let said = run(vec![
         Opened,
         Wrote,
@@ -211,7 +211,7 @@ fn unlink_while_uploading_cancels_and_the_close_succeeds() {
     ]);
     assert_eq!(
         said,
-        ["", "", "seal", "send", "cancel ok[1]", "", "", "drop"]
+        ["", "", "seal", "send", "cancel", "", "ok[1]", "drop"]
     );
 }
 
@@ -245,7 +245,7 @@ fn what_is_owed_is_sent_if_the_name_could_not_be_removed() {
 }
 
 #[test]
-fn what_a_close_was_told_of_a_vanishing_name_is_made_true_if_the_name_stays() {
+fn a_close_of_a_vanishing_name_is_answered_by_the_next_commit_if_the_name_stays() {
     let said = run(vec![
         Opened,
         Wrote,
@@ -253,19 +253,62 @@ fn what_a_close_was_told_of_a_vanishing_name_is_made_true_if_the_name_stays() {
         Sealed,
         Unlinked,
         broke(Kind::Cancelled),
-        Released,
+        Close(2),
         Revived,
         Sealed,
-        Kept,
+        Sent,
+        Released,
+    ]);
+    assert_eq!(said[3..7], ["send", "cancel", "", ""]);
+    assert_eq!(said[7..], ["seal", "send", "ok[1, 2]", "rest"]);
+    let before_it_ended = run(vec![
+        Opened,
+        Wrote,
+        Close(1),
+        Sealed,
+        Unlinked,
+        Revived,
+        broke(Kind::Cancelled),
         Sent,
     ]);
-    let again = ["seal", "persist", "send", "rest"];
-    assert_eq!(
-        said[..7],
-        ["", "", "seal", "send", "cancel ok[1]", "", ""],
-        "nothing is dropped while the name is being removed"
+    assert_eq!(before_it_ended[4..], ["cancel", "", "send", "ok[1]"]);
+}
+
+#[test]
+fn a_close_of_a_vanishing_name_that_the_spool_answers_for_waits_for_the_spool_alone() {
+    let said = run_as(
+        Promise::Spool,
+        false,
+        vec![
+            Opened,
+            Wrote,
+            Close(1),
+            Sealed,
+            Unlinked,
+            Kept,
+            Wrote,
+            Close(2),
+            Revived,
+            Sent,
+        ],
     );
-    assert_eq!(said[7..], again);
+    assert_eq!(said[3..], ["persist", "", "ok[1]", "", "", "send", "seal"]);
+}
+
+#[test]
+fn closes_that_wait_behind_an_upload_learn_that_a_write_has_failed() {
+    let full = Spoilt(Kind::Full.into());
+    let said = run(vec![
+        Opened,
+        Wrote,
+        Close(1),
+        Sealed,
+        Wrote,
+        Close(2),
+        full,
+        Sent,
+    ]);
+    assert_eq!(said[6..], ["", "ok[1] Full[2]"]);
 }
 
 #[test]

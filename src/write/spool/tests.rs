@@ -31,8 +31,8 @@ fn a_file_vanishes_with_its_last_holder_unless_something_was_promised() {
         spool.create(&target("b")).unwrap(),
     );
     let (pa, pb) = (a.path(), b.path());
-    b.promise(&Record::new(Class::Acknowledged, target("b")), b.stamp())
-        .unwrap();
+    let record = Record::new(Class::Acknowledged, target("b"));
+    let _ = b.promise(&record, b.stamp()).unwrap();
     drop((a, b));
     assert!(!pa.exists());
     assert!(pb.exists());
@@ -94,7 +94,7 @@ fn the_next_start_finds_what_was_promised_and_nobody_elses() {
     file.write_at(b"hello", 0, 5).unwrap();
     let mut record = Record::new(Class::Acknowledged, target("a"));
     record.size = 5;
-    file.promise(&record, file.stamp()).unwrap();
+    let _ = file.promise(&record, file.stamp()).unwrap();
     let torn = spool.create(&target("t")).unwrap();
     torn.write_at(b"half", 0, 4).unwrap();
     let (_other, found) = open(&dir, None);
@@ -176,12 +176,12 @@ fn a_record_of_what_a_file_no_longer_is_is_not_written() {
     record.size = 5;
     let stamp = file.stamp();
     file.to_torn(&target("a"), 5).unwrap();
-    assert!(!file.promise(&record, stamp).unwrap());
+    assert_eq!(file.promise(&record, stamp).unwrap(), Noted::Void);
     assert_eq!(record_of(&dir, &file).class, Class::Torn);
-    assert!(file.promise(&record, file.stamp()).unwrap());
+    assert_eq!(file.promise(&record, file.stamp()).unwrap(), Noted::Durable);
     let stamp = file.stamp();
     file.to_cache();
-    assert!(!file.note(&record, stamp).unwrap());
+    assert_eq!(file.note(&record, stamp).unwrap(), Noted::Void);
     assert!(!file.path().exists(), "a cache does not become a debt");
 }
 
@@ -192,8 +192,10 @@ fn a_record_drawn_up_earlier_does_not_replace_a_later_one() {
     let file = spool.create(&target("a")).unwrap();
     let (first, second) = (file.stamp(), file.stamp());
     let acknowledged = |name: &str| Record::new(Class::Acknowledged, target(name));
-    assert!(file.note(&acknowledged("new"), second).unwrap());
-    assert!(file.note(&acknowledged("old"), first).unwrap());
+    let noted = file.note(&acknowledged("new"), second);
+    assert_eq!(noted.unwrap(), Noted::Durable);
+    let noted = file.note(&acknowledged("old"), first);
+    assert_eq!(noted.unwrap(), Noted::Durable);
     assert_eq!(record_of(&dir, &file).target.path, "/new");
 }
 
@@ -204,7 +206,7 @@ fn what_stays_on_the_disk_stays_counted() {
     let refused = spool.create(&target("r")).unwrap();
     refused.write_at(b"hello", 0, 5).unwrap();
     let record = Record::new(Class::Refused, target("r"));
-    refused.promise(&record, refused.stamp()).unwrap();
+    let _ = refused.promise(&record, refused.stamp()).unwrap();
     let left = spool.create(&target("t")).unwrap();
     left.write_at(b"half", 0, 4).unwrap();
     left.leave();
@@ -215,4 +217,62 @@ fn what_stays_on_the_disk_stays_counted() {
     let (spool, found) = open(&dir, None);
     assert_eq!(found.files.len(), 2);
     assert_eq!(spool.bytes(), 9, "a torn one counts as what it has");
+}
+
+#[test]
+fn a_promise_on_its_way_to_the_disk_keeps_nobody_else_waiting() {
+    let dir = tempfile::tempdir().unwrap();
+    let (spool, _) = open(&dir, None);
+    let (file, other) = (
+        spool.create(&target("a")).unwrap(),
+        spool.create(&target("b")).unwrap(),
+    );
+    let record = Record::new(Class::Refused, target("b"));
+    let _ = other.promise(&record, other.stamp()).unwrap();
+    let _syncing = (file.turn(), other.turn());
+    let _ = file.stamp();
+    file.to_cache();
+    other.to_torn(&target("b"), 0).unwrap();
+    assert_eq!(other.class(), Class::Torn);
+    other.discard();
+    assert!(!file.path().exists() && !other.path().exists());
+}
+
+#[test]
+fn a_file_that_lost_its_names_is_promised_no_more() {
+    let dir = tempfile::tempdir().unwrap();
+    let (spool, _) = open(&dir, None);
+    let file = spool.create(&target("a")).unwrap();
+    file.discard();
+    let record = Record::new(Class::Acknowledged, target("a"));
+    assert_eq!(file.promise(&record, file.stamp()).unwrap(), Noted::Void);
+    let rows = std::fs::read_dir(&spool.dir).unwrap().flatten();
+    let left: Vec<_> = rows.map(|row| row.file_name()).collect();
+    assert_eq!(left, ["lock"]);
+}
+
+#[test]
+fn what_cannot_be_begun_anew_stays_what_it_was() {
+    let dir = tempfile::tempdir().unwrap();
+    let (spool, _) = open(&dir, None);
+    let file = spool.create(&target("a")).unwrap();
+    let record = Record::new(Class::Refused, target("a"));
+    let _ = file.promise(&record, file.stamp()).unwrap();
+    let stamp = file.stamp();
+    // The disk takes no new record.
+    std::fs::create_dir(file.stem.with_extension("torn.new")).unwrap();
+    assert!(file.to_torn(&target("a"), 0).is_err());
+    assert_eq!(file.promise(&record, stamp).unwrap(), Noted::Durable);
+}
+
+#[test]
+fn a_cache_that_cannot_be_written_to_again_is_not_counted() {
+    let dir = tempfile::tempdir().unwrap();
+    let (spool, _) = open(&dir, None);
+    let file = spool.create(&target("a")).unwrap();
+    file.write_at(b"hello", 0, 5).unwrap();
+    file.to_cache();
+    std::fs::create_dir(file.stem.with_extension("json")).unwrap();
+    assert!(file.to_torn(&target("a"), 5).is_err());
+    assert_eq!(spool.bytes(), 0);
 }
