@@ -262,6 +262,34 @@ async fn a_commit_that_never_arrived_is_sent_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_commit_that_is_tried_again_does_not_replace_what_somebody_else_has_put_there_meanwhile()
+{
+    let mut setup = Setup::new();
+    setup.tries = 1;
+    let at = setup.go().await;
+    let content = bytes(2 * PART as usize, 3);
+    let new_big = new(&"".into(), "big", &content);
+    let source = Mem(content.clone());
+    let up = at.store.start(&new_big).await.unwrap();
+    let mut receipts = Vec::new();
+    for part in up.cut.parts(new_big.size) {
+        receipts.push(at.store.part(&up, &new_big, &part, &source).await.unwrap());
+    }
+    let lost = Rule::new(Action::Reset { after: 0 }).query("multipart=complete");
+    at.server.faults().set(vec![lost]).unwrap();
+    let finish = async || at.store.finish(&up, &new_big, &receipts, None).await;
+    assert!(finish().await.unwrap_err().kind.worth_another_try());
+    at.server.faults().set(Vec::new()).unwrap();
+    let theirs = bytes(10, 4);
+    let new_theirs = new(&"".into(), "big", &theirs);
+    let entry = common::store(&at.store, &new_theirs, &theirs)
+        .await
+        .unwrap();
+    assert_eq!(finish().await.unwrap_err().kind, Kind::Conflict);
+    assert!(read_all(&at.store, &entry).await.unwrap() == theirs);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_create_whose_answer_is_lost_twice_over_is_not_taken_for_somebody_elses() {
     let mut setup = Setup::new();
     setup.tries = 4;

@@ -58,7 +58,8 @@ pub trait Store: Send + Sync + Debug {
     /// The bytes `range` (never empty, within the size) of exactly this version into `sink`;
     /// `Stale` if the store has another one by now. On an error the bytes put so far are good.
     async fn read(&self, entry: &Entry, range: Range<u64>, sink: &mut dyn Sink) -> Result<()>;
-    /// Stores a whole content of at most [`Caps::one_shot_max`] bytes in one go.
+    /// Stores a whole content of at most [`Caps::one_shot_max`] bytes in one go; `Restart` if it must go
+    /// in parts all the same.
     async fn put(&self, new: &New, source: &dyn Source) -> Result<Entry>;
     /// Begins an upload in parts.
     async fn start(&self, new: &New) -> Result<Upload>;

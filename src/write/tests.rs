@@ -368,6 +368,24 @@ async fn an_upload_whose_parts_get_smaller_starts_over_as_often_as_that_takes() 
 }
 
 #[tokio::test]
+async fn what_does_not_go_in_one_request_goes_in_parts() {
+    let bench = bench(None).await;
+    let fault = Fault {
+        op: "put",
+        kind: Kind::Restart,
+        done: false,
+    };
+    bench.store.faults.lock().unwrap().push_back(fault);
+    bench.writer.write(0, b"hello").unwrap();
+    done(bench.writer.close()).await.unwrap();
+    assert_eq!(
+        (bench.store.count("put"), bench.store.count("start")),
+        (1, 1)
+    );
+    assert_eq!(bench.store.content("f").unwrap(), "hello");
+}
+
+#[tokio::test]
 async fn an_upload_that_is_void_again_and_again_is_given_up() {
     let bench = bench(None).await;
     for _ in 0..50 {

@@ -109,17 +109,23 @@ pub(super) async fn send(load: &Load<'_>, progress: &Progress) -> Result<Sent> {
         return Err(Error::new(Kind::TooLarge, "upload"));
     }
     progress.check()?;
-    let entry = if new.size <= store.caps().one_shot_max {
+    let whole = if new.size <= store.caps().one_shot_max {
         tokio::select! {
             biased;
             () = progress.stopped(true) => return Err(progress.dropped()),
-            stored = store.put(new, source) => stored?,
+            stored = store.put(new, source) => Some(stored),
         }
     } else {
-        match in_parts(load, progress).await? {
+        None
+    };
+    let entry = match whole {
+        Some(Ok(entry)) => entry,
+        Some(Err(error)) if error.kind != Kind::Restart => return Err(error),
+        // Too large for one request, or for this server's.
+        Some(Err(_)) | None => match in_parts(load, progress).await? {
             Sent::Stored(entry) => entry,
             theirs => return Ok(theirs),
-        }
+        },
     };
     progress.sent.store(new.size, Ordering::Relaxed);
     if entry.size != new.size || new.digests.agree(&entry.digests) == Some(false) {

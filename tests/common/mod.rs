@@ -95,7 +95,11 @@ pub fn new(dir: &Addr, name: &str, content: &[u8]) -> New {
 pub async fn store(store: &Arc<dyn Store>, new: &New, content: &Bytes) -> Result<Entry> {
     let source = Mem(content.clone());
     if new.size <= store.caps().one_shot_max {
-        return store.put(new, &source).await;
+        match store.put(new, &source).await {
+            // Larger than what the server takes in one request.
+            Err(error) if error.kind == Kind::Restart => {}
+            done => return done,
+        }
     }
     let mut rounds = 0;
     loop {

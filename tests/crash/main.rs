@@ -20,7 +20,13 @@ fn act(world: &mut World, client: &mut Client, model: &mut Model, ops: &[Op]) ->
     for op in ops {
         model.begin(op);
         client.say(&op.to_string());
-        match client.hear() {
+        let mut heard = client.hear();
+        if matches!(op, Op::Open(..)) && heard.as_ref().is_err_and(|why| why == "ENOSPC") {
+            // Told once: the store has not taken what is owed of it.
+            client.say(&op.to_string());
+            heard = client.hear();
+        }
+        match heard {
             Ok(_) => model.done(op),
             Err(_) if world.is_dead() => return false,
             Err(why) => panic!("{op}: {why}\n{}", world.log()),

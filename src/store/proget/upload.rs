@@ -140,21 +140,18 @@ fn path_of(new: &New) -> String {
 }
 
 impl ProGet {
-    /// The content in one request; in parts if the server has refused such a size before.
+    /// The content in one request; `Restart` if it must go in parts, because the server refuses such a size.
     pub(super) async fn put_whole(&self, new: &New, source: &dyn Source) -> Result<Entry> {
         const OP: &str = "upload";
         let path = path_of(new);
         self.check_name(&new.place.dir, &new.place.name)?;
         if new.size > self.uploads.part_size.load(Ordering::Relaxed) {
-            return self.in_parts(new, source).await;
+            return Err(Error::new(ErrorKind::Restart, OP).at(path));
         }
         // Create-only guards O_EXCL, and other spellings of the name where case may fold.
         let create = new.exclusive || (new.replaces.is_none() && self.config.case_fold);
         let doubt = new.exclusive && self.uploads.doubtful(OP, &path);
-        let done = match self.send_whole(new, source, &path, create, doubt).await {
-            Err(error) if error.kind == ErrorKind::Restart => self.in_parts(new, source).await,
-            done => done,
-        };
+        let done = self.send_whole(new, source, &path, create, doubt).await;
         self.uploads.settle(OP, &path, &done);
         done
     }
@@ -241,34 +238,6 @@ impl ProGet {
         match self.look(path, error.op).await {
             Ok(Look::Is(entry)) if is_ours(&entry, new) => self.confirm(new, path).await,
             _ => Err(error),
-        }
-    }
-
-    /// The whole content in parts, one after the other, in this call.
-    async fn in_parts(&self, new: &New, source: &dyn Source) -> Result<Entry> {
-        loop {
-            let up = self.start_parts(new).await?;
-            let done = async {
-                for part in up.cut.parts(new.size) {
-                    self.send_part(&up, new, &part, source).await?;
-                }
-                self.complete(&up, new).await
-            }
-            .await;
-            match done {
-                // Each round has smaller parts or another way, so that this ends.
-                Err(error)
-                    if error.kind == ErrorKind::Restart
-                        && (self.uploads.part_size.load(Ordering::Relaxed) < up.cut.first
-                            || self.goes_whole(new)) => {}
-                Err(error) => {
-                    if let Err(left) = self.give_up(&up, new).await {
-                        log::warn!("{left}");
-                    }
-                    return Err(error);
-                }
-                done => return done,
-            }
         }
     }
 
