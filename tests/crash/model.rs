@@ -79,6 +79,8 @@ pub(crate) struct Model {
     under_way: Option<Op>,
     /// What was once safe under a name.
     history: BTreeMap<String, Vec<Vec<u8>>>,
+    /// Names whose file was moved away: until a commit the server may still have it under them.
+    moved: BTreeSet<String>,
 }
 
 impl Model {
@@ -100,10 +102,22 @@ impl Model {
         match op {
             Op::Open(slot, name, how) => {
                 let known = self.names.get(name).copied();
+                // Who takes a name over answers for what is still there, from its first close on.
+                let mut safe = vec![None];
+                if self.moved.contains(name) {
+                    safe.extend(
+                        self.history
+                            .get(name)
+                            .into_iter()
+                            .flatten()
+                            .cloned()
+                            .map(Some),
+                    );
+                }
                 let inode = known.unwrap_or_else(|| {
                     self.inodes.push(Inode {
                         dirty: true,
-                        safe: vec![None],
+                        safe,
                         ..Inode::default()
                     });
                     self.names.insert(name.clone(), self.inodes.len() - 1);
@@ -140,10 +154,13 @@ impl Model {
             Op::Rename(from, to) => {
                 let inode = self.names.remove(from).unwrap();
                 self.names.insert(to.clone(), inode);
+                self.moved.insert(from.clone());
+                self.moved.remove(to);
                 self.remember(to);
             }
             Op::Unlink(name) => {
                 self.names.remove(name);
+                self.moved.remove(name);
             }
             Op::Chmod(..) => {}
         }
@@ -165,6 +182,7 @@ impl Model {
         let names = self.names.iter().filter(|&(_, &other)| other == inode);
         let names: Vec<String> = names.map(|(name, _)| name.clone()).collect();
         for name in names {
+            self.moved.remove(&name);
             self.remember(&name);
         }
     }
