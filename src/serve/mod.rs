@@ -49,7 +49,9 @@ impl std::str::FromStr for Api {
         match word {
             "proget" => Ok(Api::Proget),
             "iotfile" => Ok(Api::Iotfile),
-            _ => Err(format!("there is no API {word:?}; there are: proget, iotfile")),
+            _ => Err(format!(
+                "there is no API {word:?}; there are: proget, iotfile"
+            )),
         }
     }
 }

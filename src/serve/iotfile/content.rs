@@ -166,7 +166,10 @@ impl Service {
     ) -> Result<Response, No> {
         let (head, body) = request.into_parts();
         let Some(length) = length_of(&body) else {
-            return Err(No(StatusCode::LENGTH_REQUIRED, "Content-Length is missing."));
+            return Err(No(
+                StatusCode::LENGTH_REQUIRED,
+                "Content-Length is missing.",
+            ));
         };
         if text(&head.headers, header::CONTENT_TYPE) != Some("application/octet-stream") {
             return Err(No(

@@ -76,7 +76,9 @@ impl Door {
         let kind = text(&head.headers, header::CONTENT_TYPE).unwrap_or("");
         let body = to_bytes(body, BODY_MAX).await.unwrap_or_default();
         let form = String::from_utf8_lossy(&body);
-        let asks = form.split('&').any(|f| f == "grant_type=client_credentials");
+        let asks = form
+            .split('&')
+            .any(|f| f == "grant_type=client_credentials");
         if !kind.starts_with("application/x-www-form-urlencoded") || !asks {
             return Err(No::bad("invalid_request"));
         }

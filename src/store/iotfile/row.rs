@@ -173,12 +173,7 @@ mod tests {
             let json = format!(r#"{{"name":"x","path":{path},"size":1}}"#);
             assert_eq!(row(&json).unwrap().key, "unit/test/x");
         }
-        for path in [
-            r#","path":"""#,
-            r#","path":null"#,
-            r#","path":"/""#,
-            "",
-        ] {
+        for path in [r#","path":"""#, r#","path":null"#, r#","path":"/""#, ""] {
             let json = format!(r#"{{"name":"x","size":1{path}}}"#);
             assert_eq!(row(&json).unwrap().key, "x");
         }
@@ -218,12 +213,24 @@ mod tests {
 
     #[test]
     fn tags_and_times_are_read_in_any_of_their_forms() {
-        for (text, want) in [("3", Some(3)), ("\"3\"", Some(3)), ("W/\"3\"", Some(3)), ("x", None)] {
+        for (text, want) in [
+            ("3", Some(3)),
+            ("\"3\"", Some(3)),
+            ("W/\"3\"", Some(3)),
+            ("x", None),
+        ] {
             assert_eq!(tag(text), want, "{text}");
         }
         assert_eq!(row(r#"{"name":"a","etag":"4"}"#).unwrap().etag, Some(4));
-        for text in ["2020-02-03T04:05:06.789Z", "2020-02-03T05:05:06.789+01:00", "2020-02-03T04:05:06.789"] {
-            assert_eq!(time(text).map(iso).as_deref(), Some("2020-02-03T04:05:06.789Z"));
+        for text in [
+            "2020-02-03T04:05:06.789Z",
+            "2020-02-03T05:05:06.789+01:00",
+            "2020-02-03T04:05:06.789",
+        ] {
+            assert_eq!(
+                time(text).map(iso).as_deref(),
+                Some("2020-02-03T04:05:06.789Z")
+            );
         }
         assert_eq!(iso(-5), "1970-01-01T00:00:00.000Z");
     }

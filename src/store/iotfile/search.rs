@@ -68,7 +68,11 @@ pub(super) fn can_be_asked(text: &str) -> bool {
 /// One page.
 #[derive(Debug)]
 pub(super) enum Page {
-    Rows { rows: Vec<Row>, sent: u64, total: Option<u64> },
+    Rows {
+        rows: Vec<Row>,
+        sent: u64,
+        total: Option<u64>,
+    },
     /// It lies beyond what the search gives.
     Beyond,
 }
@@ -189,7 +193,12 @@ impl IotFile {
         if found.is_none() && want.dir.is_some() && self.slash.load(Ordering::Relaxed) == UNKNOWN {
             self.slash.store(WITHOUT, Ordering::Relaxed);
             let found = find(self.walk(&want).await?);
-            let _ = (self.slash).compare_exchange(WITHOUT, UNKNOWN, Ordering::Relaxed, Ordering::Relaxed);
+            let _ = (self.slash).compare_exchange(
+                WITHOUT,
+                UNKNOWN,
+                Ordering::Relaxed,
+                Ordering::Relaxed,
+            );
             return Ok(found);
         }
         Ok(found)

@@ -51,29 +51,28 @@ struct Claims {
 /// What goes into `Authorization`, and whose store it is; nothing for nobody.
 pub(super) fn bearer(config: &mut Config) -> Result<(Option<Credential>, String)> {
     let url = config.token_url();
-    let (form, id, secret, account) =
-        match std::mem::replace(&mut config.auth, Auth::Anonymous) {
-            Auth::Anonymous => return Ok((None, "anonymous".to_owned())),
-            Auth::Token(token) => return Ok((Some(token), "bearer".to_owned())),
-            Auth::Tenant { id, secret, tenant } => {
-                let account = format!("{id} of tenant {tenant}");
-                (Form::Tenant, id, secret, account)
-            }
-            Auth::Application {
-                id,
-                secret,
-                name,
-                version,
-                host,
-                user,
-            } => {
-                let body = serde_json::json!({
-                    "appName": name, "appVersion": version, "hostTenant": host, "userTenant": user,
-                });
-                let account = format!("{name} for tenant {user}");
-                (Form::Application(body.to_string()), id, secret, account)
-            }
-        };
+    let (form, id, secret, account) = match std::mem::replace(&mut config.auth, Auth::Anonymous) {
+        Auth::Anonymous => return Ok((None, "anonymous".to_owned())),
+        Auth::Token(token) => return Ok((Some(token), "bearer".to_owned())),
+        Auth::Tenant { id, secret, tenant } => {
+            let account = format!("{id} of tenant {tenant}");
+            (Form::Tenant, id, secret, account)
+        }
+        Auth::Application {
+            id,
+            secret,
+            name,
+            version,
+            host,
+            user,
+        } => {
+            let body = serde_json::json!({
+                "appName": name, "appVersion": version, "hostTenant": host, "userTenant": user,
+            });
+            let account = format!("{name} for tenant {user}");
+            (Form::Application(body.to_string()), id, secret, account)
+        }
+    };
     let url = url?;
     let endpoint = Endpoint {
         client: Client::new(&config.http, &url)?,

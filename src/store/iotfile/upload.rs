@@ -203,7 +203,9 @@ impl IotFile {
             return refuse(ErrorKind::IsDir, "");
         }
         if index.row(key).is_none() && key.chars().count() > names::DELETE_MAX {
-            log::warn!("{key}: the service's documentation lets no path above 100 characters be deleted");
+            log::warn!(
+                "{key}: the service's documentation lets no path above 100 characters be deleted"
+            );
         }
         Ok(())
     }
@@ -227,7 +229,10 @@ impl IotFile {
                 && text.len() <= most
                 && text.bytes().all(|b| (b' '..=b'~').contains(&b))
         };
-        let kind = new.replaces.as_ref().and_then(|old| old.content_type.clone());
+        let kind = new
+            .replaces
+            .as_ref()
+            .and_then(|old| old.content_type.clone());
         let words = lock(&self.index)
             .row(key)
             .and_then(|row| row.description.clone());
@@ -235,6 +240,20 @@ impl IotFile {
             timestamp,
             kind: kind.filter(|kind| fits(kind, KIND_MAX)),
             description: words.filter(|words| fits(words, WORDS_MAX)),
+        }
+    }
+
+    /// A service that overwrites without being told to (section 14, point 1) must not be asked to when the
+    /// name must be new.
+    async fn check_new(&self, new: &New, key: &str, op: &'static str) -> Result<()> {
+        if !new.exclusive {
+            return Ok(());
+        }
+        match self.head(key, op).await? {
+            Some(id) if !self.uploads.may_be_ours(key, id.1) => {
+                Err(Error::new(ErrorKind::Exists, op).at(key))
+            }
+            _ => Ok(()),
         }
     }
 
@@ -255,6 +274,7 @@ impl IotFile {
         let id = uuid::Uuid::new_v4().simple().to_string();
         self.uploads.take(&key, &id, OP).await?;
         let _turn = self.uploads.turn(&key, &id);
+        self.check_new(new, &key, OP).await?;
         let about = self.about(new, &key, self.stamp(new));
         let mut tag = self.base(new, &key);
         let mut looked = 0;
@@ -398,10 +418,9 @@ impl IotFile {
         let shown = ours.is_some();
         let row = match ours {
             Some(row) if row.size != new.size => {
-                return Err(Error::new(ErrorKind::Mismatch, OP).at(key).said(&format!(
-                    "{} bytes there, {} here",
-                    row.size, new.size
-                )));
+                return Err(Error::new(ErrorKind::Mismatch, OP)
+                    .at(key)
+                    .said(&format!("{} bytes there, {} here", row.size, new.size)));
             }
             Some(row) => row,
             None => {
@@ -435,11 +454,14 @@ impl IotFile {
         let id = uuid::Uuid::new_v4().simple().to_string();
         self.uploads.take(&key, &id, OP).await?;
         let mut turn = self.uploads.turn(&key, &id);
+        self.check_new(new, &key, OP).await?;
         let stamp = self.stamp(new);
         let mut tag = self.base(new, &key);
         let (mut aborted, mut turned) = (false, false);
         loop {
-            let answer = self.step(&key, "?upload=start", tag, new, stamp, OP).await?;
+            let answer = self
+                .step(&key, "?upload=start", tag, new, stamp, OP)
+                .await?;
             if answer.is_success() {
                 let began = answer.header("date").and_then(|d| {
                     let date = httpdate::parse_http_date(d).ok()?;
@@ -452,11 +474,7 @@ impl IotFile {
                 turn.goes_on = true;
                 return Ok(Upload {
                     id: id.clone(),
-                    cut: plan(
-                        new.size,
-                        self.config.part_size,
-                        self.up.most(PART_UNKNOWN),
-                    ),
+                    cut: plan(new.size, self.config.part_size, self.up.most(PART_UNKNOWN)),
                     extra,
                 });
             }
@@ -476,8 +494,13 @@ impl IotFile {
                     return Err(strange(error));
                 }
                 aborted = true;
-                let left = self.step(&key, "?upload=abort", tag, new, stamp, OP).await?;
-                log::warn!("{key}: an unfinished upload was given up: {}", left.status());
+                let left = self
+                    .step(&key, "?upload=abort", tag, new, stamp, OP)
+                    .await?;
+                log::warn!(
+                    "{key}: an unfinished upload was given up: {}",
+                    left.status()
+                );
                 left.drain().await;
                 continue;
             }
@@ -652,7 +675,9 @@ impl IotFile {
         let _turn = self.uploads.turn(&key, &up.id);
         let (tag, stamp) = told(up, new);
         for tag in [tag, None] {
-            let answer = self.step(&key, "?upload=abort", tag, new, stamp, OP).await?;
+            let answer = self
+                .step(&key, "?upload=abort", tag, new, stamp, OP)
+                .await?;
             if answer.is_success() || answer.status() == 404 {
                 answer.drain().await;
                 return Ok(());
