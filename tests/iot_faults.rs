@@ -384,9 +384,9 @@ async fn a_token_is_renewed_once_when_it_is_refused_and_before_it_ends() {
 async fn a_token_that_lives_a_moment_is_renewed_without_an_error() {
     let mut setup = Setup::new();
     setup.client = true;
-    setup.server.iotfile.token_life = Duration::from_millis(50);
+    setup.server.iotfile.token_life = Duration::from_secs(1);
     setup.server.iotfile.token_told = Some(Duration::from_secs(1799));
-    setup.server.rate = Some(2_000_000);
+    setup.server.rate = Some(400_000);
     let at = setup.go().await;
     let content = bytes(9 * PART as usize, 1);
     let entry = common::store(&at.store, &new(&"".into(), "big", &content), &content)
@@ -394,6 +394,9 @@ async fn a_token_that_lives_a_moment_is_renewed_without_an_error() {
         .unwrap();
     assert!(read_all(&at.store, &entry).await.unwrap() == content);
     assert_eq!(at.stats.counts().retries, 0);
+    let seen = at.seen();
+    let tokens = seen.iter().filter(|line| line.contains("oauth/token"));
+    assert!(tokens.count() > 1, "{seen:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -5,7 +5,8 @@
 //! the empty one. A version is etag, size and the client's timestamp. The service has no directories: they
 //! are pieces of keys, or exist only here (`iotfile/index.rs`).
 //!
-//! The functions of [`Store`] stand in the trait's order; uploads are in `iotfile/upload.rs`.
+//! The functions of [`Store`] stand in the trait's order; uploads are in `iotfile/upload.rs`
+//! and `iotfile/parts.rs`.
 
 mod ask;
 mod config;
@@ -13,9 +14,11 @@ mod index;
 mod look;
 mod names;
 mod pace;
+mod parts;
 mod row;
 mod search;
 mod token;
+mod turns;
 mod upload;
 
 pub use config::{Auth, Config};
@@ -70,7 +73,7 @@ pub struct IotFile {
     slash: AtomicU8,
     up: Pace,
     down: Pace,
-    uploads: upload::Memory,
+    uploads: turns::Memory,
     /// Shown as the time of directories.
     began: SystemTime,
 }
@@ -134,7 +137,7 @@ impl IotFile {
             slash: AtomicU8::new(UNKNOWN),
             up: Pace::default(),
             down: Pace::default(),
-            uploads: upload::Memory::default(),
+            uploads: turns::Memory::default(),
             began: SystemTime::now(),
         })
     }
@@ -334,8 +337,7 @@ impl Store for IotFile {
             Ok(answer) => answer.into_error().await,
             Err(error) => error,
         };
-        let lost = error.kind.worth_another_try()
-            && !matches!(error.kind, ErrorKind::Later | ErrorKind::Unreachable);
+        let lost = upload::is_lost(&error);
         // A 404 after an answer that was lost is our own success.
         let ours = error.kind == ErrorKind::NotFound && self.uploads.doubtful(OP, key);
         if ours || (lost && matches!(self.head(key, OP).await, Ok(None))) {

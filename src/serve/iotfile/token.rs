@@ -103,7 +103,7 @@ impl Door {
         let body: Value = serde_json::from_slice(&body).unwrap_or_default();
         let names = ["appName", "appVersion", "hostTenant", "userTenant"];
         let given = |name: &&str| body[*name].as_str().is_some_and(|v| !v.is_empty());
-        if !kind.starts_with("application/json") || !names.iter().all(|n| given(n)) {
+        if !kind.starts_with("application/json") || !names.iter().all(given) {
             return Err(No::bad("The request is not valid."));
         }
         let pair = head.headers.get("x-space-auth-key");

@@ -14,6 +14,9 @@ use tokio::time::Instant;
 /// A write of ours is laid over the search at least so long.
 const OVERLAY: Duration = Duration::from_secs(10);
 
+/// What the search still shows so long after we removed it is there: somebody made the same again.
+const LATEST: Duration = Duration::from_secs(60);
+
 /// What a key is.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Known {
@@ -78,7 +81,15 @@ impl Index {
                 };
                 self.set(key, Some(row));
             }
-            (Some(row), _) if own.old.iter().any(|old| same(*old, row.id())) => return,
+            (Some(row), ours) if own.old.iter().any(|old| same(*old, row.id())) => {
+                if ours.is_some() || own.since.elapsed() < LATEST {
+                    return;
+                }
+                self.own.remove(key);
+                return self.set(key, Some(row));
+            }
+            // A version between the one we knew and ours.
+            (Some(row), Some(ours)) if young && row.etag < ours.etag => return,
             (Some(row), _) => {
                 // Somebody else's, and newer.
                 self.own.remove(key);
@@ -354,6 +365,27 @@ mod tests {
         assert_eq!(tag(&index, "a"), Some(1), "somebody else's newer one");
         index.apply_all(later(), vec![]);
         assert_eq!(tag(&index, "a"), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_somebody_makes_again_after_we_removed_it_is_shown_in_the_end() {
+        let mut index = Index::default();
+        index.apply_all(later(), vec![row("a", 0, 1)]);
+        index.wrote(later(), "a", None, false);
+        index.apply_all(later(), vec![row("a", 0, 1)]);
+        assert_eq!(tag(&index, "a"), None);
+        tokio::time::advance(LATEST).await;
+        index.apply_all(later(), vec![row("a", 0, 1)]);
+        assert_eq!(tag(&index, "a"), Some(0));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_version_that_was_replaced_unseen_is_older_than_ours() {
+        let mut index = Index::default();
+        index.apply_all(later(), vec![row("a", 3, 30)]);
+        index.wrote(later(), "a", Some(row("a", 5, 50)), false);
+        index.apply_all(later(), vec![row("a", 4, 40)]);
+        assert_eq!(tag(&index, "a"), Some(5));
     }
 
     #[tokio::test(start_paused = true)]

@@ -40,7 +40,6 @@ impl IotFile {
             };
             let rows = self.walk(&want).await?;
             lock(&self.index).apply_some(asked, rows);
-            self.sweep().await?;
         }
         *last = Some(asked);
         Ok(())
@@ -76,7 +75,7 @@ impl IotFile {
     /// What a key is, fresh.
     pub(super) async fn look(&self, dir: &str, name: &str, op: &'static str) -> Result<Known> {
         let key = join(dir, name);
-        if self.is_small() || lock(&self.index).is_dir(&key) {
+        if self.is_small() || lock(&self.index).is_dir(&key) || !self.can_be_found(&key) {
             self.refresh().await?;
         } else {
             let asked = Instant::now();
@@ -124,6 +123,9 @@ impl IotFile {
             lock(&self.index).apply_dir(asked, dir, rows);
         }
         self.refresh().await?;
+        if !self.is_small() {
+            self.sweep().await?;
+        }
         let index = lock(&self.index);
         if !index.is_dir(dir) && dir != self.config.folder {
             let kind = match index.row(dir) {

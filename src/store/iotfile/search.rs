@@ -65,6 +65,16 @@ pub(super) fn can_be_asked(text: &str) -> bool {
         && !text.contains(" and ")
 }
 
+/// As much of a key as can be asked for.
+fn want_of(key: &str) -> Want {
+    let (dir, name) = split(key);
+    Want {
+        name: can_be_asked(name).then(|| name.to_owned()),
+        dir: can_be_asked(dir).then(|| dir.to_owned()),
+        since: None,
+    }
+}
+
 /// One page.
 #[derive(Debug)]
 pub(super) enum Page {
@@ -180,14 +190,14 @@ impl IotFile {
         Ok(found.into_values().collect())
     }
 
+    /// Whether the search can be asked for a key with less than a walk over everything.
+    pub(super) fn can_be_found(&self, key: &str) -> bool {
+        want_of(key) != Want::default()
+    }
+
     /// The row of one key, if the search has it.
     pub(super) async fn row_of(&self, key: &str) -> Result<Option<Row>> {
-        let (dir, name) = split(key);
-        let want = Want {
-            name: can_be_asked(name).then(|| name.to_owned()),
-            dir: can_be_asked(dir).then(|| dir.to_owned()),
-            since: None,
-        };
+        let want = want_of(key);
         let find = |rows: Vec<Row>| rows.into_iter().find(|row| row.key == key);
         let found = find(self.walk(&want).await?);
         if found.is_none() && want.dir.is_some() && self.slash.load(Ordering::Relaxed) == UNKNOWN {
