@@ -5,7 +5,9 @@
 mod common;
 
 use assetfs::error::{Error, Kind};
+use assetfs::http::{Credential, Secret, Url};
 use assetfs::serve::{Action, Rule};
+use assetfs::store::iotfile::Auth;
 use assetfs::store::{Addr, Store};
 use common::iot::{Iot, Setup};
 use common::*;
@@ -415,6 +417,16 @@ async fn wrong_credentials_and_a_wrong_entity_are_told_apart_when_mounting() {
     let (store, _) = iot::store_on(setup.config(&at.server), 1);
     let probe = store.probe().await.unwrap();
     assert_eq!(probe.account, "assetfs for tenant user");
+    let mut config = setup.config(&at.server);
+    config.auth = Auth::Tenant {
+        id: "id".to_owned(),
+        secret: Credential::fixed(Secret::new("secret")),
+        tenant: "acme".to_owned(),
+    };
+    let url = format!("http://{}/oauth/token", at.server.addr());
+    config.token_url = Some(Url::parse(&url).unwrap());
+    let (store, _) = iot::store_on(config, 1);
+    assert_eq!(store.probe().await.unwrap().account, "id of tenant acme");
     let mut config = setup.config(&at.server);
     config.entity = "f".repeat(32);
     let (store, _) = iot::store_on(config, 1);

@@ -32,6 +32,8 @@ fn what_is_copied_in_comes_out_again_after_a_remount() {
             (meta.mtime(), meta.mtime_nsec() / 1_000_000)
         };
         assert_eq!(ms(m.at("d/e/big")), ms(m.here("big")));
+        m.sh("mv $M/d/e/big $M/d/moved; cmp big $M/d/moved; mv $M/d/moved $M/d/e/big");
+        assert_eq!(ms(m.at("d/e/big")), ms(m.here("big")));
         // Appends, truncation and replacement of what is on the store.
         m.sh("echo more >> $M/d/e/small; echo more >> small; cmp small $M/d/e/small");
         m.sh("truncate -s 100 $M/d/e/small; truncate -s 100 small; cmp small $M/d/e/small");
