@@ -271,7 +271,7 @@ async fn in_a_large_entity_what_others_make_change_and_delete_is_seen() {
     let stat = async |dir: &str, name: &str| at.store.stat(&place(&dir.into(), name)).await;
     assert_eq!(stat("few", "f00001").await.unwrap().size, 7);
     assert_eq!(
-        stat("many", "f00000").await.unwrap_err().kind,
+        stat("few", "f00002").await.unwrap_err().kind,
         Kind::NotFound
     );
     assert_eq!(stat("fresh", "new").await.unwrap().size, 1);
@@ -281,4 +281,20 @@ async fn in_a_large_entity_what_others_make_change_and_delete_is_seen() {
         at.store.list(&"".into()).await.unwrap();
     }
     assert_eq!(names(&at.store, &"".into()).await, ["few", "many"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn looking_at_every_file_of_a_large_entity_asks_a_few_questions() {
+    let mut setup = Setup::new();
+    setup.fresh_for = Duration::from_secs(3600);
+    put_files(&setup.folder.path().join("many"), 900, 1);
+    let at = setup.go().await;
+    at.store.probe().await.unwrap();
+    at.server.forget_requests();
+    for entry in at.store.list(&"many".into()).await.unwrap() {
+        let seen = at.store.stat(&place(&"many".into(), &entry.name)).await;
+        assert_eq!(seen.unwrap().version, entry.version);
+    }
+    let asked = at.server.requests().len();
+    assert!(asked <= 6, "{asked} requests");
 }

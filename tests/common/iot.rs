@@ -25,6 +25,8 @@ pub struct Setup {
     pub part_size: u64,
     pub tries: u32,
     pub below: String,
+    /// How long the index of a large entity is believed.
+    pub fresh_for: Duration,
     /// Application credentials in place of the token.
     pub client: bool,
 }
@@ -59,6 +61,7 @@ impl Setup {
             part_size: PART,
             tries: 1,
             below: String::new(),
+            fresh_for: Duration::ZERO,
             client: false,
         }
     }
@@ -81,6 +84,7 @@ impl Setup {
         let mut config = Config::at(&gateway, ENTITY, auth).expect("an address");
         config.folder.clone_from(&self.below);
         config.part_size = self.part_size;
+        config.fresh_for = self.fresh_for;
         config.http.stall_timeout = Duration::from_millis(400);
         config
     }

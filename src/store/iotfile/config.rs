@@ -3,6 +3,7 @@
 use super::names;
 use crate::error::{Error, Kind as ErrorKind, Result};
 use crate::http::{Credential, Settings, Url};
+use std::time::Duration;
 
 /// Who asks.
 #[derive(Debug)]
@@ -52,6 +53,9 @@ pub struct Config {
     pub token_url: Option<Url>,
     /// Bytes of the first parts, and the most for one request. At least 5 MiB for the real service.
     pub part_size: u64,
+    /// How long what the search said of a large entity is believed: one question answers all that are asked
+    /// meanwhile. A small entity is asked about each time.
+    pub fresh_for: Duration,
     /// Connections, waiting times, rates.
     pub http: Settings,
 }
@@ -73,6 +77,7 @@ impl Config {
             auth,
             token_url: None,
             part_size: 8 << 20,
+            fresh_for: Duration::from_secs(2),
             http: Settings::default(),
         })
     }

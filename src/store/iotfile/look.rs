@@ -1,8 +1,9 @@
 //! Keeping the index fresh, and answering from it.
 //!
-//! A small entity is walked whole each time. Of a large one the search is asked for what changed since
-//! the last time, for the file or the directory in question, and for one page of a rolling check that
-//! finds what was deleted elsewhere.
+//! A small entity is walked whole each time. Of a large one the search is asked, at most once in
+//! [`Config::fresh_for`] however much is looked at, for what changed since the last time, and for one page
+//! of a rolling check that finds what was deleted elsewhere; a directory that is listed is asked for too,
+//! unless it is large.
 
 use super::index::Known;
 use super::row::Row;
@@ -11,6 +12,10 @@ use super::*;
 
 /// An entity of at most so many files is walked whole.
 const SMALL: usize = 2 * PAGE as usize;
+
+/// A directory with more rows is listed from the index: its pages would take longer than their answer is
+/// believed.
+const DIR_MAX: usize = 5 * PAGE as usize;
 
 /// A row may come into the search so much later than its `updated` says.
 const LATE_MS: i64 = 10_000;
@@ -25,11 +30,13 @@ impl IotFile {
     pub(super) async fn refresh(&self) -> Result<()> {
         let came = Instant::now();
         let mut last = self.round.lock().await;
-        if last.is_some_and(|at| at >= came) {
+        let small = self.is_small();
+        let fresh = |at: Instant| at >= came || (!small && at.elapsed() < self.config.fresh_for);
+        if last.is_some_and(fresh) {
             return Ok(());
         }
         let asked = Instant::now();
-        if self.is_small() {
+        if small {
             let rows = self.walk(&Want::default()).await?;
             lock(&self.index).apply_all(asked, rows);
         } else {
@@ -40,6 +47,7 @@ impl IotFile {
             };
             let rows = self.walk(&want).await?;
             lock(&self.index).apply_some(asked, rows);
+            self.sweep().await?;
         }
         *last = Some(asked);
         Ok(())
@@ -75,17 +83,7 @@ impl IotFile {
     /// What a key is, fresh.
     pub(super) async fn look(&self, dir: &str, name: &str, op: &'static str) -> Result<Known> {
         let key = join(dir, name);
-        if self.is_small() || lock(&self.index).is_dir(&key) || !self.can_be_found(&key) {
-            self.refresh().await?;
-        } else {
-            let asked = Instant::now();
-            let row = self.row_of(&key).await?;
-            let absent = row.is_none();
-            lock(&self.index).apply(asked, &key, row);
-            if absent {
-                self.refresh().await?;
-            }
-        }
+        self.refresh().await?;
         if lock(&self.index).is_doubtful(&key) {
             let exists = self.exists(&key, op).await?;
             lock(&self.index).decided(Instant::now(), &key, exists);
@@ -113,7 +111,8 @@ impl IotFile {
 
     pub(super) async fn entries(&self, dir: &str) -> Result<Vec<Entry>> {
         const OP: &str = "list";
-        if !self.is_small() && can_be_asked(dir) {
+        let count = lock(&self.index).list(dir).len();
+        if !self.is_small() && can_be_asked(dir) && count <= DIR_MAX {
             let asked = Instant::now();
             let want = Want {
                 dir: Some(dir.to_owned()),
@@ -123,9 +122,6 @@ impl IotFile {
             lock(&self.index).apply_dir(asked, dir, rows);
         }
         self.refresh().await?;
-        if !self.is_small() {
-            self.sweep().await?;
-        }
         let index = lock(&self.index);
         if !index.is_dir(dir) && dir != self.config.folder {
             let kind = match index.row(dir) {
