@@ -117,6 +117,24 @@ fn a_word_that_is_no_source_is_answered_with_what_would_be_one() {
 }
 
 #[test]
+fn an_iotfile_source_says_what_its_credentials_lack() {
+    home().refuses("iotfile+https://h/abc", &[], "names no entity");
+    if !has_fuse() {
+        return;
+    }
+    let source = "iotfile+http://127.0.0.1:1/0123456789abcdef0123456789abcdef";
+    let with_id = || home().var("ASSETFS_CLIENT_ID", "i");
+    with_id().refuses(source, &[], "needs a client_secret beside it");
+    let with_both = || with_id().var("ASSETFS_CLIENT_SECRET", "hunter2");
+    let err = with_both().refuses(source, &[], "app_name is missing");
+    assert!(!err.contains("hunter2"), "{err}");
+    let with_tenant = with_both().var("ASSETFS_TENANT", "t");
+    with_tenant.refuses(source, &[], "give -o token_url=URL");
+    let token = home().var("ASSETFS_TOKEN", "t");
+    token.refuses(source, &[], "cannot reach 127.0.0.1:1");
+}
+
+#[test]
 fn unknown_settings_name_the_nearest_known_one_wherever_they_stand() {
     home().refuses(NOWHERE, &["-o", "atr_ttl=3"], "did you mean \"attr_ttl\"?");
     home().refuses(NOWHERE, &["--atr-ttl", "3"], "--attr-ttl");

@@ -220,8 +220,9 @@ async fn a_file_where_a_directory_is_needed_is_told(store: &S, root: &Addr) {
 async fn attributes_are_kept_with_the_content_and_replaced_as_a_set(store: &S, root: &Addr) {
     let keeps = store.caps().keeps;
     let mut attrs = Attrs::default();
-    if keeps.mtime.is_some() {
-        attrs.mtime = Some(SystemTime::UNIX_EPOCH + Duration::new(1_234_567_890, 123_456_789));
+    if let Some(step) = keeps.mtime {
+        let nanos = 123_456_789 / step.subsec_nanos() * step.subsec_nanos();
+        attrs.mtime = Some(SystemTime::UNIX_EPOCH + Duration::new(1_234_567_890, nanos));
     }
     if keeps.mode {
         attrs.mode = Some(0o4640);
@@ -260,11 +261,15 @@ async fn attributes_are_kept_with_the_content_and_replaced_as_a_set(store: &S, r
         "the bytes stay"
     );
 
-    // A new content without attributes does not inherit the old ones.
+    // A new content without attributes does not inherit the old ones. Where the store has no other time,
+    // the mtime is that of the upload.
     let other = bytes(11, 4);
-    let entry = common::store(store, &new(root, "attrs", &other), &other)
+    let mut entry = common::store(store, &new(root, "attrs", &other), &other)
         .await
         .unwrap();
+    if attrs.mtime.is_some() {
+        assert_ne!(entry.attrs.mtime.take(), attrs.mtime);
+    }
     assert_eq!(entry.attrs, Attrs::default());
 }
 
@@ -487,4 +492,25 @@ async fn a_proget_store_below_a_folder_of_a_server_that_folds_case_conforms() {
     std::fs::create_dir(setup.folder.path().join("Some Folder")).unwrap();
     let at = setup.go().await;
     conforms(&at.store, true, PART).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_iotfile_store_conforms() {
+    let at = iot::Setup::new().go().await;
+    conforms(&at.store, false, PART).await;
+    assert_eq!(at.stats.counts().retries, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_iotfile_store_below_a_folder_whose_search_never_catches_up_conforms() {
+    let mut setup = iot::Setup::new();
+    setup.server.iotfile.index_delay = Duration::from_secs(24 * 3600);
+    setup.server.iotfile.slash = false;
+    setup.server.iotfile.count_header = "count";
+    setup.server.iotfile.complete_tag = true;
+    setup.server.iotfile.range_tag = true;
+    setup.below = "Some Folder".to_owned();
+    let at = setup.go().await;
+    conforms(&at.store, false, PART).await;
+    assert_eq!(at.stats.counts().retries, 0);
 }

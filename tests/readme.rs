@@ -10,7 +10,8 @@ use assetfs::config::promises::TEMP_NAMES;
 use assetfs::config::{Env, File, Given, Settings, resolve};
 use assetfs::error::Kind;
 use assetfs::http::{Credential, Secret};
-use assetfs::serve::{EXAMPLE, FORMAT};
+use assetfs::serve::{ENTITY, EXAMPLE, FORMAT};
+use assetfs::store::iotfile::{self, IotFile};
 use assetfs::store::proget::{Auth, Config, ProGet};
 use assetfs::store::{Algo, At, Caps, Keeps, Store};
 use clap::Args;
@@ -214,11 +215,16 @@ fn meanings(caps: &Caps) -> Vec<(&'static str, String)> {
                 "emulated: a commit that replaces it, then removal of the old name",
             ),
         ),
-        ("empty directories", either(*empty_dirs, "native", "no")),
-        ("directories", either(*dirs, "native", "no")),
+        ("empty directories", kept(*empty_dirs)),
+        (
+            "directories",
+            either(*dirs, "native", "emulated: pieces of the files' names"),
+        ),
         (
             "`O_EXCL`",
-            if *exclusive_create {
+            if *exclusive_create && *conditional_replace {
+                "native".to_owned()
+            } else if *exclusive_create {
                 "native up to one request; above that emulated: a look before the commit".to_owned()
             } else {
                 "emulated: a look before the commit".to_owned()
@@ -281,16 +287,25 @@ fn proget() -> ProGet {
     ProGet::new(Config::at("http://localhost/endpoints/files", key).unwrap()).unwrap()
 }
 
+fn iotfile() -> IotFile {
+    let config = iotfile::Config::at("http://localhost", ENTITY, iotfile::Auth::Anonymous);
+    IotFile::new(config.unwrap()).unwrap()
+}
+
 #[test]
 fn the_table_of_capabilities_is_what_the_stores_say() {
-    let store = proget();
+    let (store, iotfile) = (proget(), iotfile());
     let mut want = String::from(
         "| capability | ProGet | Box | IoT File Service | Solar |\n| --- | --- | --- | --- | --- |\n",
     );
-    for (what, how) in meanings(store.caps()) {
-        writeln!(want, "| {what} | {how} | not yet | not yet | not yet |").unwrap();
+    let both = meanings(store.caps())
+        .into_iter()
+        .zip(meanings(iotfile.caps()));
+    for ((what, how), (_, iot)) in both {
+        writeln!(want, "| {what} | {how} | not yet | {iot} | not yet |").unwrap();
     }
     assert_eq!(store.caps().name, "ProGet");
+    assert_eq!(iotfile.caps().name, "IoT File Service");
     holds("capabilities", &want);
 }
 

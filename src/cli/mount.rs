@@ -494,6 +494,11 @@ fn spool_name(source: &Source, probe: &Probe) -> String {
             format!("{}/{}/{}", p.server, p.directory, p.folder),
             probe.account.as_str(),
         ),
+        Source::Iotfile(i) => (
+            format!("iotfile-{}", &i.entity[..8]),
+            format!("{}/{}/{}", i.gateway, i.entity, i.folder),
+            probe.account.as_str(),
+        ),
         // A demo has another key each time.
         Source::Demo(dir) => ("demo".to_owned(), dir.to_string_lossy().into_owned(), ""),
     };

@@ -2,7 +2,7 @@
 
 use super::Ended;
 use crate::config::units;
-use crate::serve::{Api, EXAMPLE, FORMAT, Server, Settings};
+use crate::serve::{Api, ENTITY, EXAMPLE, FORMAT, Server, Settings};
 use clap::{Args, ValueHint};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -13,8 +13,9 @@ pub(super) const NAME: &str = "files";
 
 const AFTER_HELP: &str = "\
 The key to ask for comes from ASSETFS_API_KEY, or user and password from ASSETFS_USERNAME and
-ASSETFS_PASSWORD; without them everybody may do everything. The first line of the output ends with the
-source to mount.";
+ASSETFS_PASSWORD; of the IoT File Service from ASSETFS_TOKEN, or ASSETFS_CLIENT_ID and
+ASSETFS_CLIENT_SECRET; without them everybody may do everything. The first line of the output ends with
+the source to mount.";
 
 fn after_long_help() -> String {
     format!("{AFTER_HELP}\n\nFaults:\n{FORMAT}\nAn example:\n{EXAMPLE}")
@@ -26,15 +27,15 @@ pub(super) struct ServeArgs {
     /// The folder to serve; made if missing
     #[arg(value_hint = ValueHint::DirPath)]
     dir: PathBuf,
-    /// Which service to be: proget
+    /// Which service to be: proget or iotfile
     #[arg(long)]
     api: Api,
     /// Where to listen; port 0 takes a free one
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:0")]
     listen: SocketAddr,
-    /// Name of the asset directory
-    #[arg(long, default_value = NAME)]
-    name: String,
+    /// Name of the asset directory, or the entity [default: files, or 0123456789abcdef twice]
+    #[arg(long)]
+    name: Option<String>,
     /// Bytes per second in each direction [default: no limit]
     #[arg(long, value_name = "RATE", value_parser = units::rate)]
     rate: Option<u64>,
@@ -55,16 +56,28 @@ pub(super) fn serve(args: &ServeArgs) -> Ended {
     let mut settings = Settings::new(&args.dir);
     settings.api = args.api;
     settings.listen = args.listen;
-    settings.name.clone_from(&args.name);
-    settings.key = var("ASSETFS_API_KEY");
-    settings.login = var("ASSETFS_USERNAME").zip(var("ASSETFS_PASSWORD"));
+    match args.api {
+        Api::Proget => {
+            settings.key = var("ASSETFS_API_KEY");
+            settings.login = var("ASSETFS_USERNAME").zip(var("ASSETFS_PASSWORD"));
+        }
+        Api::Iotfile => {
+            settings.name = ENTITY.to_owned();
+            settings.key = var("ASSETFS_TOKEN");
+            settings.login = var("ASSETFS_CLIENT_ID").zip(var("ASSETFS_CLIENT_SECRET"));
+        }
+    }
+    if let Some(name) = &args.name {
+        settings.name.clone_from(name);
+    }
+    let name = settings.name.clone();
     settings.rate = args.rate;
     settings.rtt = args.rtt;
     settings.faults.clone_from(&args.faults);
     settings.log.clone_from(&args.log);
     if settings.key.is_none() && settings.login.is_none() && !args.listen.ip().is_loopback() {
         super::eprintln_safe(
-            "assetfs: warning: no ASSETFS_API_KEY: everybody who reaches this address may do everything",
+            "assetfs: warning: no credentials are asked for: everybody who reaches this address may do everything",
         );
     }
     let rt = super::runtime()?;
@@ -72,11 +85,18 @@ pub(super) fn serve(args: &ServeArgs) -> Ended {
         let mut signals = super::signals::Signals::new()?;
         let server = start(settings, &args.dir).await?;
         let addr = server.addr();
-        super::print_safe(&format!(
-            "http://{addr}/endpoints/{0} serves {1}; mount proget+http://{addr}/endpoints/{0}\n",
-            args.name,
-            args.dir.display(),
-        ));
+        let (url, source) = match args.api {
+            Api::Proget => {
+                let url = format!("http://{addr}/endpoints/{name}");
+                (url.clone(), format!("proget+{url}"))
+            }
+            Api::Iotfile => (
+                format!("http://{addr}/api/iotfile/v3/files/{name}"),
+                format!("iotfile+http://{addr}/{name}"),
+            ),
+        };
+        let dir = args.dir.display();
+        super::print_safe(&format!("{url} serves {dir}; mount {source}\n"));
         signals.next().await;
         server.stop().await;
         Ok(0)

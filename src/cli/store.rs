@@ -1,10 +1,11 @@
 //! From a source to a store that was probed, and from its errors to sentences.
 
 use super::serve;
-use crate::config::{self, Proget, Resolved, Source};
+use crate::config::{self, Iotfile, Proget, Resolved, Source};
 use crate::error::{Error, Kind};
 use crate::http::{self, Secret};
 use crate::serve::{Server, Settings as ServerSettings};
+use crate::store::iotfile::{self, IotFile};
 use crate::store::proget::{Auth, Config, ProGet};
 use crate::store::{Probe, RetrySettings, Store, WrapSettings, wrapped};
 use std::sync::Arc;
@@ -29,6 +30,16 @@ pub(super) async fn open(resolved: &Resolved) -> Result<Opened, String> {
     match &resolved.source {
         Source::Proget(proget) => {
             let (store, probe) = proget_at(proget, auth(resolved)?, resolved).await?;
+            Ok(Opened {
+                store,
+                probe,
+                server: None,
+            })
+        }
+        Source::Iotfile(source) => {
+            let store = iotfile_at(source, resolved)?;
+            let said = |why: Error| iotfile_sentence(&why, source, resolved);
+            let (store, probe) = wrap(store, resolved).await.map_err(said)?;
             Ok(Opened {
                 store,
                 probe,
@@ -71,13 +82,7 @@ async fn proget_at(
         folder: proget.folder.clone(),
         part_size: settings.part_size,
         user_metadata: settings.user_metadata,
-        http: http::Settings {
-            ca_file: settings.ca_file.clone(),
-            stall_timeout: settings.stall_timeout,
-            limit_up: settings.limit_up.unwrap_or_default(),
-            limit_down: settings.limit_down.unwrap_or_default(),
-            ..http::Settings::default()
-        },
+        http: http_settings(resolved),
         case_fold: resolved.settings.case_fold,
         parallel_parts: true,
         auth,
@@ -85,6 +90,26 @@ async fn proget_at(
     };
     let said = |why: Error| sentence(&why, proget, resolved);
     let store: Arc<dyn Store> = Arc::new(ProGet::new(config).map_err(said)?);
+    wrap(store, resolved).await.map_err(said)
+}
+
+fn http_settings(resolved: &Resolved) -> http::Settings {
+    let settings = &resolved.settings;
+    http::Settings {
+        ca_file: settings.ca_file.clone(),
+        stall_timeout: settings.stall_timeout,
+        limit_up: settings.limit_up.unwrap_or_default(),
+        limit_down: settings.limit_down.unwrap_or_default(),
+        ..http::Settings::default()
+    }
+}
+
+/// Probes a store, and lays the wrappers around it.
+async fn wrap(
+    store: Arc<dyn Store>,
+    resolved: &Resolved,
+) -> crate::error::Result<(Arc<dyn Store>, Probe)> {
+    let settings = &resolved.settings;
     let wraps = WrapSettings {
         uploads: settings.uploads,
         downloads: settings.downloads,
@@ -106,25 +131,125 @@ async fn proget_at(
         },
         ..wraps.clone()
     };
-    let probe = wrapped(Arc::clone(&store), &hasty)
-        .probe()
-        .await
-        .map_err(said)?;
+    let probe = wrapped(Arc::clone(&store), &hasty).probe().await?;
     log::info!("{}", probe.banner);
     Ok((wrapped(store, &wraps), probe))
+}
+
+/// A credential that is read again when it is refused.
+fn readable(credential: &config::Credential) -> http::Credential {
+    let credential = credential.clone();
+    http::Credential::read_by(move || {
+        credential
+            .read()
+            .map_err(|why| Error::new(Kind::Denied, "read the credential").said(&why))
+    })
+}
+
+/// The least part of the IoT File Service, in bytes.
+const IOTFILE_PART_MIN: u64 = 5 << 20;
+
+fn iotfile_at(source: &Iotfile, resolved: &Resolved) -> Result<Arc<dyn Store>, String> {
+    let settings = &resolved.settings;
+    let address = |text: &str| {
+        http::Url::parse(text).map_err(|why| format!("{text} is not an address: {why}"))
+    };
+    let auth = iotfile_auth(resolved)?;
+    let mut config = iotfile::Config::at(&source.gateway, &source.entity, auth)
+        .map_err(|why| why.to_string())?;
+    config.folder.clone_from(&source.folder);
+    config.token_url = settings.token_url.as_deref().map(address).transpose()?;
+    config.part_size = settings.part_size.max(IOTFILE_PART_MIN);
+    config.http = http_settings(resolved);
+    let store = IotFile::new(config).map_err(|why| match why.kind {
+        Kind::Invalid if settings.token_url.is_none() => format!(
+            "{} does not tell where tokens come from: give -o token_url=URL (--token-url URL)",
+            source.gateway
+        ),
+        _ => why.to_string(),
+    })?;
+    Ok(Arc::new(store))
+}
+
+/// A token, tenant credentials, or application credentials, whichever is whole.
+fn iotfile_auth(resolved: &Resolved) -> Result<iotfile::Auth, String> {
+    let found = &resolved.credentials;
+    if let Some(token) = found.get("token") {
+        return Ok(iotfile::Auth::Token(readable(token)));
+    }
+    let (id, secret) = match (found.get("client_id"), found.get("client_secret")) {
+        (None, None) => return Ok(iotfile::Auth::Anonymous),
+        (Some(id), Some(secret)) => (id.read()?, readable(secret)),
+        (Some(id), None) => return Err(format!("{} needs a client_secret beside it", id.from)),
+        (None, Some(secret)) => {
+            return Err(format!("{} needs a client_id beside it", secret.from));
+        }
+    };
+    if let Some(tenant) = found.get("tenant") {
+        let tenant = tenant.read()?;
+        return Ok(iotfile::Auth::Tenant { id, secret, tenant });
+    }
+    let value = |name: &str| match found.get(name) {
+        Some(credential) => credential.read(),
+        None => Err(format!(
+            "client_id and client_secret need a tenant beside them, or app_name, app_version, \
+             host_tenant and user_tenant: {name} is missing"
+        )),
+    };
+    Ok(iotfile::Auth::Application {
+        name: value("app_name")?,
+        version: value("app_version")?,
+        host: value("host_tenant")?,
+        user: value("user_tenant")?,
+        id,
+        secret,
+    })
+}
+
+/// What a person should do about an entity that does not let itself be mounted.
+fn iotfile_sentence(why: &Error, source: &Iotfile, resolved: &Resolved) -> String {
+    let server = &source.gateway;
+    let host = server
+        .split_once("://")
+        .map_or(server.as_str(), |(_, host)| host);
+    let cause = cause(why);
+    match why.kind {
+        Kind::Denied if resolved.credentials.is_empty() => format!(
+            "{server} wants a token: set ASSETFS_TOKEN, or write client_id, client_secret_file and \
+             tenant into {}",
+            resolved.config.display()
+        ),
+        Kind::Denied => {
+            let from = resolved.credentials.values().map(|c| c.from.as_str());
+            format!(
+                "{server} refuses the credentials ({}): check them, and that they may use the files \
+                 of the entity {}",
+                from.collect::<Vec<_>>().join(", "),
+                source.entity
+            )
+        }
+        Kind::Unreachable if speaks_of_a_certificate(&cause) => certificate(host, &cause),
+        Kind::Unreachable | Kind::Timeout => {
+            format!("cannot reach {host} ({cause}): check the name, the port and the network")
+        }
+        Kind::NotFound => format!("{server} has no entity {}: check its id", source.entity),
+        Kind::NotDir => format!("{} is a file: mount a folder", source.folder),
+        _ => why.to_string(),
+    }
+}
+
+/// The server's words, or what lies below.
+fn cause(why: &Error) -> String {
+    match (&why.said, &why.source) {
+        (said, _) if !said.is_empty() => said.clone(),
+        (_, Some(source)) => source.to_string(),
+        (_, None) => String::new(),
+    }
 }
 
 /// The credentials as the store wants them: read again when they are refused.
 fn auth(resolved: &Resolved) -> Result<Auth, String> {
     let found = &resolved.credentials;
-    let readable = |credential: &config::Credential| {
-        let credential = credential.clone();
-        http::Credential::read_by(move || {
-            credential
-                .read()
-                .map_err(|why| Error::new(Kind::Denied, "read the credential").said(&why))
-        })
-    };
     match (
         found.get("api_key"),
         found.get("username"),
@@ -149,11 +274,7 @@ fn sentence(why: &Error, proget: &Proget, resolved: &Resolved) -> String {
     let host = server
         .split_once("://")
         .map_or(server.as_str(), |(_, host)| host);
-    let cause = match (&why.said, &why.source) {
-        (said, _) if !said.is_empty() => said.clone(),
-        (_, Some(source)) => source.to_string(),
-        (_, None) => String::new(),
-    };
+    let cause = cause(why);
     match why.kind {
         Kind::Denied
             if resolved.credentials.is_empty() && matches!(resolved.source, Source::Proget(_)) =>

@@ -12,8 +12,19 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 /// The names of credentials, and whether they are secret.
-pub(super) const NAMES: [(&str, bool); 3] =
-    [("api_key", true), ("username", false), ("password", true)];
+pub(super) const NAMES: [(&str, bool); 11] = [
+    ("api_key", true),
+    ("username", false),
+    ("password", true),
+    ("token", true),
+    ("client_id", false),
+    ("client_secret", true),
+    ("tenant", false),
+    ("app_name", false),
+    ("app_version", false),
+    ("host_tenant", false),
+    ("user_tenant", false),
+];
 
 /// How long `NAME_command` may take.
 const COMMAND_LIMIT: Duration = Duration::from_secs(60);

@@ -14,7 +14,7 @@ pub use credential::{Credential, Place};
 pub use dash_o::DashO;
 pub use file::{File, Section};
 pub use settings::Settings;
-pub use source::{Proget, Source, Word};
+pub use source::{Iotfile, Proget, Source, Word};
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -143,6 +143,11 @@ pub fn resolve(given: &Given, env: &Env) -> Result<Resolved, String> {
     if let Source::Proget(Proget {
         in_the_clear: true,
         server,
+        ..
+    })
+    | Source::Iotfile(Iotfile {
+        in_the_clear: true,
+        gateway: server,
         ..
     }) = &source
     {
@@ -359,6 +364,11 @@ fn with_subdir(source: Source, subdir: Option<&str>) -> Result<Source, String> {
     match source {
         Source::Proget(proget) => Ok(Source::Proget(
             proget
+                .below(subdir)
+                .map_err(|why| format!("subdir: {why}"))?,
+        )),
+        Source::Iotfile(iotfile) => Ok(Source::Iotfile(
+            iotfile
                 .below(subdir)
                 .map_err(|why| format!("subdir: {why}"))?,
         )),

@@ -134,6 +134,9 @@ pub struct Settings {
           num_args = 0..=1, require_equals = true, default_missing_value = "true", hide_possible_values = true,
           action = clap::ArgAction::Set)]
     pub user_metadata: bool,
+    /// Where tokens come from [default: made from the gateway's name and the tenant]
+    #[arg(help_heading = "IoT File Service", long, value_name = "URL")]
+    pub token_url: Option<String>,
 }
 
 /// For parsing the settings alone.

@@ -19,6 +19,8 @@ pub enum Word {
 pub enum Source {
     /// A ProGet asset directory.
     Proget(Proget),
+    /// One entity of a Siemens IoT File Service.
+    Iotfile(Iotfile),
     /// A folder of this machine behind a server inside the mount process.
     Demo(PathBuf),
 }
@@ -36,8 +38,22 @@ pub struct Proget {
     pub in_the_clear: bool,
 }
 
+/// `iotfile+https://GATEWAY[/PREFIX]/ENTITY[/FOLDER]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Iotfile {
+    /// The API gateway with its prefix, without a slash at the end.
+    pub gateway: String,
+    /// The entity (asset): 32 of `a-f0-9`.
+    pub entity: String,
+    /// The folder below it, decoded, `a/b`; empty for all of it.
+    pub folder: String,
+    /// Bytes travel in the clear and not only inside this machine.
+    pub in_the_clear: bool,
+}
+
 /// What a person may write, for the sentences.
-const FORMS: &str = "proget+https://HOST/endpoints/DIRECTORY[/FOLDER], demo:DIR, or a NAME from the \
+const FORMS: &str = "proget+https://HOST/endpoints/DIRECTORY[/FOLDER], \
+                     iotfile+https://GATEWAY/ENTITY[/FOLDER], demo:DIR, or a NAME from the \
                      configuration file";
 
 impl Word {
@@ -57,10 +73,13 @@ impl Word {
             "proget+https" | "proget+http" => {
                 Proget::parse(text).map(|p| Word::Source(Source::Proget(p)))
             }
+            "iotfile+https" | "iotfile+http" => {
+                Iotfile::parse(text).map(|i| Word::Source(Source::Iotfile(i)))
+            }
             _ if scheme == text && is_name(text) => Ok(Word::Name(text.to_owned())),
-            "box" | "iotfile+https" | "iotfile+http" | "solar+https" | "solar+http" => Err(
-                format!("{scheme}: sources are not yet built into this version; it has {FORMS}"),
-            ),
+            "box" | "solar+https" | "solar+http" => Err(format!(
+                "{scheme}: sources are not yet built into this version; it has {FORMS}"
+            )),
             "http" | "https" => Err(format!(
                 "\"{text}\" does not say which service it is: did you mean proget+{text}?"
             )),
@@ -69,34 +88,97 @@ impl Word {
     }
 }
 
+/// The address in a source, checked, and the decoded segments of its path.
+fn address(text: &str, scheme: &str) -> Result<(Url, Vec<String>), String> {
+    let rest = text.strip_prefix(scheme).unwrap_or(text);
+    let url = Url::parse(rest)
+        .map_err(|why| format!("\"{}\" is not an address: {why}", unsecret(text)))?;
+    if !url.username().is_empty() || url.password().is_some() {
+        return Err(format!(
+            "credentials do not belong into the source, where everybody sees them: write {}",
+            unsecret(text)
+        ));
+    }
+    if url.query().is_some() || url.fragment().is_some() {
+        return Err(format!(
+            "\"{text}\" has a ? or #, which a source has not (in a folder's name write %3F or %23)"
+        ));
+    }
+    if url.host().is_none() {
+        return Err(format!("\"{text}\" has no host: {FORMS}"));
+    }
+    let mut segments = Vec::new();
+    for raw in url.path().split('/').filter(|s| !s.is_empty()) {
+        segments.push(
+            percent_decode_str(raw)
+                .decode_utf8()
+                .map_err(|_| format!("\"{raw}\" in \"{text}\" is not UTF-8"))?
+                .into_owned(),
+        );
+    }
+    Ok((url, segments))
+}
+
+/// The address of what stands before segment `at`, without a slash at its end.
+fn before(url: &Url, at: usize) -> String {
+    let mut server = url.clone();
+    let path = url.path().split('/').filter(|s| !s.is_empty());
+    server.set_path(&path.take(at).collect::<Vec<_>>().join("/"));
+    server.as_str().trim_end_matches('/').to_owned()
+}
+
+/// `folder` with `subdir` below it.
+fn below(folder: &mut String, subdir: &str) -> Result<(), String> {
+    for name in subdir.split('/').filter(|s| !s.is_empty()) {
+        check_segment(name)?;
+        if !folder.is_empty() {
+            folder.push('/');
+        }
+        folder.push_str(name);
+    }
+    Ok(())
+}
+
+/// Whether bytes to this address can be read on their way.
+fn in_the_clear(url: &Url) -> bool {
+    url.scheme() == "http" && !url.host().is_some_and(|host| is_loopback(&host))
+}
+
+impl Iotfile {
+    fn parse(text: &str) -> Result<Self, String> {
+        let (url, segments) = address(text, "iotfile+")?;
+        let is_id = |c: char| c.is_ascii_digit() || ('a'..='f').contains(&c);
+        let is_entity = |s: &String| s.len() == 32 && s.chars().all(is_id);
+        let at = segments.iter().position(is_entity).ok_or_else(|| {
+            format!(
+                "\"{text}\" names no entity, which has 32 characters a-f and 0-9, without capitals \
+                 and dashes: iotfile+https://GATEWAY/ENTITY[/FOLDER]"
+            )
+        })?;
+        for name in &segments[at + 1..] {
+            check_segment(name)?;
+        }
+        Ok(Iotfile {
+            gateway: before(&url, at),
+            entity: segments[at].clone(),
+            folder: segments[at + 1..].join("/"),
+            in_the_clear: in_the_clear(&url),
+        })
+    }
+
+    /// This source with `subdir` below its folder.
+    ///
+    /// # Errors
+    /// A sentence if `subdir` cannot be a folder's path.
+    pub fn below(mut self, subdir: &str) -> Result<Self, String> {
+        below(&mut self.folder, subdir)?;
+        Ok(self)
+    }
+}
+
 impl Proget {
     fn parse(text: &str) -> Result<Self, String> {
-        let rest = text.strip_prefix("proget+").unwrap_or(text);
-        let url = Url::parse(rest)
-            .map_err(|why| format!("\"{}\" is not an address: {why}", unsecret(text)))?;
-        if !url.username().is_empty() || url.password().is_some() {
-            return Err(format!(
-                "credentials do not belong into the source, where everybody sees them: write {}",
-                unsecret(text)
-            ));
-        }
-        if url.query().is_some() || url.fragment().is_some() {
-            return Err(format!(
-                "\"{text}\" has a ? or #, which a source has not (in a folder's name write %3F or %23)"
-            ));
-        }
-        let host = url
-            .host()
-            .ok_or_else(|| format!("\"{text}\" has no host: {FORMS}"))?;
-        let mut segments = Vec::new();
-        for raw in url.path().split('/').filter(|s| !s.is_empty()) {
-            segments.push(
-                percent_decode_str(raw)
-                    .decode_utf8()
-                    .map_err(|_| format!("\"{raw}\" in \"{text}\" is not UTF-8"))?
-                    .into_owned(),
-            );
-        }
+        let (url, segments) = address(text, "proget+")?;
         let at = segments
             .iter()
             .position(|s| s == "endpoints")
@@ -109,20 +191,11 @@ impl Proget {
         for name in &segments[at + 1..] {
             check_segment(name)?;
         }
-        let mut server = url.clone();
-        server.set_path(
-            &url.path()
-                .split('/')
-                .filter(|s| !s.is_empty())
-                .take(at)
-                .collect::<Vec<_>>()
-                .join("/"),
-        );
         Ok(Proget {
-            server: server.as_str().trim_end_matches('/').to_owned(),
+            server: before(&url, at),
             directory,
             folder: segments[at + 2..].join("/"),
-            in_the_clear: url.scheme() == "http" && !is_loopback(&host),
+            in_the_clear: in_the_clear(&url),
         })
     }
 
@@ -131,13 +204,7 @@ impl Proget {
     /// # Errors
     /// A sentence if `subdir` cannot be a folder's path.
     pub fn below(mut self, subdir: &str) -> Result<Self, String> {
-        for name in subdir.split('/').filter(|s| !s.is_empty()) {
-            check_segment(name)?;
-            if !self.folder.is_empty() {
-                self.folder.push('/');
-            }
-            self.folder.push_str(name);
-        }
+        below(&mut self.folder, subdir)?;
         Ok(self)
     }
 }
@@ -203,6 +270,22 @@ mod tests {
     }
 
     #[test]
+    fn an_iotfile_source_is_gateway_entity_and_folder() {
+        let entity = "0123456789abcdef0123456789abcdef";
+        let parse = |text: &str| match Word::parse(text) {
+            Ok(Word::Source(Source::Iotfile(i))) => i,
+            other => panic!("{text}: {other:?}"),
+        };
+        let i = parse(&format!("iotfile+https://h:1/pre/{entity}/a%20b/c/"));
+        assert_eq!((&*i.gateway, &*i.entity), ("https://h:1/pre", entity));
+        assert_eq!((&*i.folder, i.in_the_clear), ("a b/c", false));
+        let i = parse(&format!("iotfile+http://h/{entity}"));
+        assert_eq!((&*i.gateway, &*i.folder), ("http://h", ""));
+        assert!(i.in_the_clear);
+        assert_eq!(i.below("x/y").unwrap().folder, "x/y");
+    }
+
+    #[test]
     fn subdir_goes_below_the_folder() {
         let p = proget("proget+https://h/endpoints/f/a")
             .below("/b//c/")
@@ -254,7 +337,11 @@ mod tests {
             ),
             ("box:a", "not yet built into this version"),
             ("solar+https://h/api", "not yet built into this version"),
-            ("iotfile+https://h/e", "not yet built into this version"),
+            ("iotfile+https://h/e", "names no entity"),
+            (
+                "iotfile+https://h/0123456789ABCDEF0123456789ABCDEF",
+                "without capitals",
+            ),
             ("proget+https://h/files", "no /endpoints/DIRECTORY"),
             (
                 "proget+https://h/endpoints/",

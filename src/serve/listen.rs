@@ -6,7 +6,7 @@ use super::faults::Faults;
 use super::log::{Log, Request};
 use super::shape::Bucket;
 use super::wire::{Line, Link, Wire};
-use super::{Api, Settings, proget};
+use super::{Api, Settings, iotfile, proget};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use std::io;
@@ -54,6 +54,7 @@ impl Server {
         let addr = listener.local_addr()?;
         let router = match settings.api {
             Api::Proget => proget::router(&settings, addr, disk),
+            Api::Iotfile => iotfile::router(&settings, disk),
         };
         let exchange = Exchange::new(router, faults.clone(), log.clone(), settings.rtt);
         let link = settings.rate.map(|rate| {

@@ -12,6 +12,7 @@ mod body;
 mod disk;
 mod exchange;
 mod faults;
+mod iotfile;
 mod listen;
 mod log;
 mod proget;
@@ -22,6 +23,7 @@ mod staging;
 mod wire;
 
 pub use faults::{Action, EXAMPLE, FORMAT, Faults, Rule};
+pub use iotfile::{ENTITY, Ways as IotfileWays};
 pub use listen::Server;
 pub use log::Request;
 
@@ -35,16 +37,21 @@ use std::time::Duration;
 pub enum Api {
     /// A ProGet asset directory below `/endpoints/NAME/`.
     Proget,
+    /// One entity of the Siemens IoT File Service below `/api/iotfile/v3/`.
+    Iotfile,
 }
 
 impl std::str::FromStr for Api {
     type Err = String;
 
-    /// The word of the command line: `proget`.
+    /// The word of the command line: `proget`, `iotfile`.
     fn from_str(word: &str) -> Result<Api, String> {
         match word {
             "proget" => Ok(Api::Proget),
-            _ => Err(format!("there is no API {word:?}; there is: proget")),
+            "iotfile" => Ok(Api::Iotfile),
+            _ => Err(format!(
+                "there is no API {word:?}; there are: proget, iotfile"
+            )),
         }
     }
 }
@@ -59,11 +66,12 @@ pub struct Settings {
     pub api: Api,
     /// Where to listen; port 0 takes a free one, see [`Server::addr`].
     pub listen: SocketAddr,
-    /// The name of the asset directory (ProGet).
+    /// The name of the asset directory (ProGet), or the entity: 32 of `a-f0-9` (IoT File Service).
     pub name: String,
     /// The key or token to ask for.
     pub key: Option<String>,
-    /// A user and password that are as good as the key. Without both, nobody is asked.
+    /// A user and password that are as good as the key (ProGet), or an id and secret for which the token
+    /// endpoints give tokens (IoT File Service). Without key and this, nobody is asked.
     pub login: Option<(String, String)>,
     /// Bytes per second in each direction, shared by all connections.
     pub rate: Option<u64>,
@@ -77,6 +85,8 @@ pub struct Settings {
     pub log: Option<PathBuf>,
     /// Whether `A` and `a` are one name, as on a Windows server.
     pub ignore_case: bool,
+    /// How to be an IoT File Service.
+    pub iotfile: IotfileWays,
 }
 
 impl Settings {
@@ -97,6 +107,7 @@ impl Settings {
             rules: Vec::new(),
             log: None,
             ignore_case: false,
+            iotfile: IotfileWays::default(),
         }
     }
 }
@@ -117,6 +128,7 @@ impl fmt::Debug for Settings {
             .field("rules", &self.rules)
             .field("log", &self.log)
             .field("ignore_case", &self.ignore_case)
+            .field("iotfile", &self.iotfile)
             .finish()
     }
 }

@@ -5,6 +5,7 @@
 //! in one order.
 
 mod entry;
+pub mod iotfile;
 mod limit;
 #[cfg(test)]
 pub(crate) mod memory;

@@ -2,7 +2,7 @@
 
 use super::mount::{KEY, Mount, PATIENCE, tail};
 use super::tls::{Authority, Front};
-use assetfs::serve::{Request, Rule, Server};
+use assetfs::serve::{Api, ENTITY, Request, Rule, Server};
 use std::path::Path;
 
 impl Mount {
@@ -172,7 +172,10 @@ impl Mount {
     pub fn start_server_wanting(&self, key: &str) {
         let mut settings = self.settings.clone();
         settings.rules.clear();
-        settings.key = Some(key.to_owned());
+        match settings.api {
+            Api::Proget => settings.key = Some(key.to_owned()),
+            Api::Iotfile => settings.login = Some(("id".to_owned(), key.to_owned())),
+        }
         let server = self.rt.block_on(Server::start(settings)).unwrap();
         *self.server.lock().unwrap() = Some(server);
     }
@@ -182,6 +185,14 @@ fn line(request: &Request) -> String {
     let (path, query) = (request.target.split_once('?')).unwrap_or((&request.target, ""));
     let path = percent_encoding::percent_decode_str(path).decode_utf8_lossy();
     let path = path.strip_prefix("/endpoints/files/").unwrap_or(&path);
+    if let Some(path) = path.strip_prefix("/api/iotfile/v3/") {
+        let step = query
+            .split('&')
+            .find(|q| q.starts_with("upload=") || q.starts_with("part="));
+        let step = step.map_or(String::new(), |step| format!("?{step}"));
+        let path = path.replacen(&format!("/{ENTITY}"), "", 1);
+        return format!("{} {path}{step}", request.method);
+    }
     let multipart = query.split('&').find_map(|q| q.strip_prefix("multipart="));
     match multipart {
         Some(step) => format!("{} {path}?{step}", request.method),

@@ -11,7 +11,7 @@
 //! and a test that hangs is ended by force.
 
 use super::tls::Authority;
-use assetfs::serve::{Rule, Server, Settings};
+use assetfs::serve::{Api, ENTITY, Rule, Server, Settings};
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::fs::OpenOptionsExt;
@@ -59,7 +59,38 @@ pub fn given() -> Given {
     }
 }
 
+/// An IoT File Service with nothing on it, entered by application credentials.
+pub fn given_iot() -> Given {
+    let mut given = given();
+    given.server.api = Api::Iotfile;
+    given.server.name = ENTITY.to_owned();
+    given.server.key = None;
+    given.server.login = Some(("id".to_owned(), KEY.to_owned()));
+    given
+}
+
+/// The variables with the credentials for a server.
+fn variables(api: Api) -> Vec<(&'static str, &'static str)> {
+    match api {
+        Api::Proget => vec![("ASSETFS_API_KEY", KEY)],
+        Api::Iotfile => vec![
+            ("ASSETFS_CLIENT_ID", "id"),
+            ("ASSETFS_CLIENT_SECRET", KEY),
+            ("ASSETFS_APP_NAME", "assetfs"),
+            ("ASSETFS_APP_VERSION", "1.0.0"),
+            ("ASSETFS_HOST_TENANT", "host"),
+            ("ASSETFS_USER_TENANT", "user"),
+        ],
+    }
+}
+
 impl Given {
+    /// Another server, as it starts.
+    pub fn server(mut self, change: impl FnOnce(&mut Settings)) -> Self {
+        change(&mut self.server);
+        self
+    }
+
     /// A setting of the mount, by its key.
     pub fn with(mut self, key: &str, value: &str) -> Self {
         self.settings.push((key.to_owned(), value.to_owned()));
@@ -144,7 +175,10 @@ impl Given {
             .unwrap();
         let server = rt.block_on(Server::start(self.server.clone())).unwrap();
         self.server.listen = server.addr();
-        let mut source = format!("proget+http://{}/endpoints/files", server.addr());
+        let mut source = match self.server.api {
+            Api::Proget => format!("proget+http://{}/endpoints/files", server.addr()),
+            Api::Iotfile => format!("iotfile+http://{}/{ENTITY}", server.addr()),
+        };
         if let Some(name) = self.tls {
             let authority = Authority::new(dir.path());
             let front = rt.block_on(authority.front(name, server.addr()));
@@ -267,7 +301,7 @@ impl Mount {
             .env("HOME", self.dir.path())
             .env("RUST_BACKTRACE", "1");
         if self.key_in_variable {
-            command.env("ASSETFS_API_KEY", KEY);
+            command.envs(variables(self.settings.api));
         }
         command
     }
