@@ -108,7 +108,13 @@ impl Vfs {
                 return other.map(drop);
             }
         };
-        // What is owed of the replaced file stays in the spool until this one is safe.
+        // What is owed of the replaced file stays in the spool until this one is safe; who has it open does
+        // not wait for that.
+        let parted =
+            over.and_then(|over| self.tree().get(over).and_then(|node| node.writer.clone()));
+        if let Some(parted) = parted {
+            parted.parted();
+        }
         let me = self.me.clone();
         let replaced = over.map(|over| {
             lock(&self.replaced).insert(over, writer.clone());

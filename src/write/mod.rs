@@ -596,6 +596,12 @@ impl Writer {
         }
     }
 
+    /// Another file has the name now: no close is answered for any more. What is owed stays until
+    /// [`Writer::removed`].
+    pub fn parted(self: &Arc<Self>) {
+        self.step(Event::Parted);
+    }
+
     /// The name is gone for good: the bytes go with the last handle, and are owed no more.
     pub fn removed(self: &Arc<Self>) {
         // A crash while somebody still has it open must not bring it back: its files lose their names.

@@ -125,6 +125,9 @@ pub(super) enum Event<W> {
     Broke(Error),
     /// The name is being removed: nobody is answered, nothing is lost yet.
     Unlinked,
+    /// Another file has the name: nobody waits for anything any more. What is owed is so until
+    /// [`Event::Removed`].
+    Parted,
     /// The name is gone for good.
     Removed,
     /// The name could not be removed after all.
@@ -187,6 +190,7 @@ pub(super) struct Session<W> {
     open: u32,
     moved: bool,
     gone: bool,
+    parted: bool,
     removed: bool,
     /// It was told to stop because its name was going, and the name has stayed.
     stays: bool,
@@ -212,6 +216,7 @@ impl<W> Default for Session<W> {
             open: 0,
             moved: false,
             gone: false,
+            parted: false,
             removed: false,
             stays: false,
         }
@@ -383,6 +388,11 @@ impl<W> Session<W> {
                 }
                 Vec::new()
             }
+            Event::Parted => {
+                (self.gone, self.parted) = (true, true);
+                self.gather();
+                answer(&mut self.next, Ok(()))
+            }
             Event::Removed => {
                 (self.gone, self.removed) = (true, true);
                 (self.kept, self.debt) = (false, false);
@@ -416,7 +426,7 @@ impl<W> Session<W> {
     }
 
     fn on_close(&mut self, waiter: W) -> Vec<Action<W>> {
-        if self.removed {
+        if self.parted || self.removed {
             return vec![Action::Answer(vec![waiter], Ok(()))];
         }
         match (self.top, self.flight) {
@@ -452,7 +462,7 @@ impl<W> Session<W> {
 
     /// Seals for `waiter` now, or as soon as the version on its way has landed.
     fn seal_for(&mut self, waiter: W) -> Vec<Action<W>> {
-        if self.removed {
+        if self.parted || self.removed {
             return vec![Action::Answer(vec![waiter], Ok(()))];
         }
         if let Some(error) = &self.spoilt {
@@ -543,7 +553,7 @@ impl<W> Session<W> {
     }
 
     fn on_revived(&mut self) -> Vec<Action<W>> {
-        if !self.gone || self.removed {
+        if !self.gone || self.parted || self.removed {
             return Vec::new();
         }
         self.gone = false;

@@ -533,6 +533,22 @@ async fn a_name_goes_while_its_upload_does_not_answer() {
 }
 
 #[tokio::test]
+async fn a_close_of_a_replaced_file_does_not_wait_for_its_successor() {
+    let bench = bench().await;
+    let vfs = &bench.vfs;
+    let (_, old) = vfs.create(ROOT, "a", 0o644, TRUNC).await.unwrap();
+    let (_, new) = vfs.create(ROOT, "b", 0o644, TRUNC).await.unwrap();
+    vfs.write(old.fh, 0, b"old").await.unwrap();
+    vfs.write(new.fh, 0, b"new").await.unwrap();
+    vfs.rename(ROOT, "b", ROOT, "a", false).await.unwrap();
+    let closed = tokio::time::timeout(Duration::from_secs(60), close(vfs, old.fh));
+    closed.await.unwrap().unwrap();
+    close(vfs, new.fh).await.unwrap();
+    assert_eq!(bench.store.content("a").unwrap(), "new");
+    assert_eq!(bench.store.paths(), ["a"]);
+}
+
+#[tokio::test]
 async fn a_start_while_the_store_is_away_sends_what_is_owed_later() {
     let (store, vfs, taken) = crash_with_debts(&["f"], |store| {
         let fault = Fault {
