@@ -159,7 +159,9 @@ async fn each_refusal_has_its_meaning() {
         let fired = at.server.faults().fired()[0];
         assert!(fired > 0, "{what:?} {status}");
         if matches!(status, 401 | 403) {
-            assert_eq!(fired, 1, "{what:?} {status} is not tried again");
+            // Two parts are on their way at once.
+            let most = if what == Parts { 2 } else { 1 };
+            assert!(fired <= most, "{what:?} {status} is not tried again");
         }
     }
 }

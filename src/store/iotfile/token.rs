@@ -139,9 +139,14 @@ impl Fetch for Endpoint {
         log::debug!("a new token, good for {} s", life.as_secs());
         Ok(Fresh {
             secret: Secret::new(&told.access_token),
-            life: Some(life - EARLY.min(life / 2)),
+            life: Some(usable(life)),
         })
     }
+}
+
+/// How long a token is used that lives so long.
+fn usable(life: Duration) -> Duration {
+    life - EARLY.min(life / 2)
 }
 
 fn seconds(number: f64) -> Duration {
@@ -159,6 +164,13 @@ fn until(token: &str, now: SystemTime) -> Option<Duration> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_token_is_renewed_a_minute_early_and_a_short_one_at_half_its_life() {
+        let used = |life| usable(Duration::from_secs(life)).as_secs();
+        assert_eq!((used(1799), used(120), used(10)), (1739, 60, 5));
+        assert_eq!(usable(Duration::ZERO), Duration::ZERO);
+    }
 
     #[test]
     fn the_end_of_a_token_stands_in_it() {
