@@ -6,8 +6,7 @@ use super::tree::ROOT;
 use super::{Vfs, lock};
 use crate::error::{Error, Kind, Result};
 use crate::store::{Entry, Kind as EntryKind, Place};
-use crate::write;
-use crate::write::{Target, Writer};
+use crate::write::{self, Target, Writer};
 use futures_util::future::BoxFuture;
 use std::sync::Arc;
 use std::time::Instant;
@@ -152,7 +151,8 @@ impl Vfs {
     }
 
     /// Moves the name. `None`: the store has moved the file as well. Else the writer is returned, and what is
-    /// left to do: the copy under the new name. After an error nothing has changed.
+    /// left to do: the copy under the new name. After an error the name has not moved here; of a symbolic link
+    /// whose old name the store would not remove, it has both.
     async fn prepare_move(
         &self,
         ino: u64,
