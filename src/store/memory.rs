@@ -198,6 +198,14 @@ impl Memory {
                 return Err(Bad::Exists.into());
             }
         }
+        if self.caps.conditional_replace
+            && let Some(known) = &new.replaces
+        {
+            let there = items.get(&path).map(|item| Self::entry(&path, item));
+            if there.is_none_or(|there| there.version != known.version) {
+                return Err(Bad::Conflict.into());
+            }
+        }
         let dir = &new.place.dir.0;
         if !dir.is_empty() && items.get(&**dir).is_none_or(|dir| dir.kind != Kind::Dir) {
             return Err(Bad::NotDir.into());

@@ -2,6 +2,7 @@
 //! promises on one mount.
 
 mod debts;
+mod machine;
 
 use super::*;
 use crate::store::memory::{Fault, Memory};
