@@ -227,7 +227,8 @@ impl Vfs {
         let path = self.tree().path(ino);
         writer.set_promise(self.promise_for(&path));
         let there = place.clone();
-        let change = |target: &mut Target| redirect(target, place, over_entry, replaced, path, looked);
+        let change =
+            |target: &mut Target| redirect(target, place, over_entry, replaced, path, looked);
         let noted = writer.retarget(change);
         let copier = writer.clone();
         let rest = async move {

@@ -99,10 +99,10 @@ impl Vfs {
         }
         let refusal = {
             let mut refusals = lock(&self.refusals);
-            let at = (refusals.iter()).position(|(_, file)| file.path() == unsent.data);
+            let at = (refusals.iter()).position(|(.., file)| file.path() == unsent.data);
             at.map(|at| refusals.remove(at))
         };
-        let (place, file) = match refusal {
+        let (place, at_ms, file) = match refusal {
             Some(refusal) => refusal,
             None => {
                 let (file, record) = self.write.spool.reopen(&unsent.data)?;
@@ -110,13 +110,13 @@ impl Vfs {
                     self.not_left();
                     return self.retry_left(&file, &record).await;
                 }
-                (record.target.place, file)
+                (record.target.place, record.at_ms, file)
             }
         };
         let writer = match self.readmit(&file, &unsent).await {
             Ok(writer) => writer,
             Err(error) => {
-                lock(&self.refusals).push((place, file));
+                lock(&self.refusals).push((place, at_ms, file));
                 return Err(error);
             }
         };
@@ -244,9 +244,9 @@ impl Vfs {
         }
         let Some(writer) = self.writer_with(&unsent.data) else {
             let mut refusals = lock(&self.refusals);
-            let at = (refusals.iter()).position(|(_, file)| file.path() == unsent.data);
+            let at = (refusals.iter()).position(|(.., file)| file.path() == unsent.data);
             if let Some(at) = at {
-                refusals.remove(at).1.discard();
+                refusals.remove(at).2.discard();
                 return Ok(());
             }
             drop(refusals);

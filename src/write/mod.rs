@@ -516,6 +516,17 @@ impl Writer {
         self.lock().session.is_settled()
     }
 
+    /// The [`Record::at_ms`] of the version that the store has; 0 if something newer is written or on its way.
+    #[must_use]
+    pub fn committed_number(&self) -> u64 {
+        let inner = self.lock();
+        if inner.session.is_settled() {
+            inner.sealed
+        } else {
+            0
+        }
+    }
+
     /// Whether a handle that can write is open.
     #[must_use]
     pub fn is_open(&self) -> bool {

@@ -1,6 +1,7 @@
 //! What is owed: temporary names, both promises, a start after a crash, a full spool.
 
 use super::*;
+use crate::write::unsent::Stays;
 use globset::Glob;
 
 fn temp(patterns: &[&str]) -> Vec<Glob> {
@@ -97,28 +98,52 @@ async fn crash_with(
     mode: Option<u32>,
     before: impl FnOnce(&Arc<Memory>),
 ) -> (Arc<Memory>, Arc<Vfs>, TakenUp) {
+    let spool = |options: &mut Options| options.commit = Promise::Spool;
+    let work = async |store: &Arc<Memory>, vfs: &Vfs| {
+        let never = Arc::new(Semaphore::new(0));
+        *store.gate.lock().unwrap() = Some(("start", never));
+        for name in names {
+            let ino = write_file(vfs, ROOT, name, &[3; 100]).await;
+            let change = Change {
+                mode,
+                ..Change::default()
+            };
+            vfs.setattr(ino, None, change).await.unwrap();
+        }
+        let (_, torn) = vfs.create(ROOT, "torn", 0o644, TRUNC).await.unwrap();
+        vfs.write(torn.fh, 0, b"half").await.unwrap();
+    };
+    crash_after(spool, work, before).await
+}
+
+/// Waits until something is kept as refused; its id.
+async fn refused(vfs: &Vfs) -> String {
+    loop {
+        let mut stays = vfs.unsent().unwrap().into_iter();
+        if let Some(one) = stays.find(|one| one.state == Stays::Refused) {
+            return one.id;
+        }
+        tokio::task::yield_now().await;
+    }
+}
+
+/// Does `work` on one mount, ends it like a crash, does what happens `before` the next, starts that.
+async fn crash_after(
+    change: impl FnOnce(&mut Options),
+    work: impl AsyncFnOnce(&Arc<Memory>, &Vfs),
+    before: impl FnOnce(&Arc<Memory>),
+) -> (Arc<Memory>, Arc<Vfs>, TakenUp) {
     let dir = tempfile::tempdir().unwrap();
     let store = Arc::new(Memory::new());
     let probe = store.probe().await.unwrap();
     let mut options = options(dir.path());
-    options.commit = Promise::Spool;
+    change(&mut options);
     let start = || {
         let rt = tokio::runtime::Handle::current();
         Vfs::new(store.clone(), &probe, options.clone(), rt).unwrap()
     };
     let first = start();
-    let never = Arc::new(Semaphore::new(0));
-    *store.gate.lock().unwrap() = Some(("start", never));
-    for name in names {
-        let ino = write_file(&first, ROOT, name, &[3; 100]).await;
-        let change = Change {
-            mode,
-            ..Change::default()
-        };
-        first.setattr(ino, None, change).await.unwrap();
-    }
-    let (_, torn) = first.create(ROOT, "torn", 0o644, TRUNC).await.unwrap();
-    first.write(torn.fh, 0, b"half").await.unwrap();
+    work(&store, &first).await;
     first.close_spool();
     // The process is gone: its lock with it, its tasks never go on.
     let left = dir.path().join("left");
@@ -159,6 +184,44 @@ async fn what_was_acknowledged_is_sent_by_the_next_start_and_what_was_torn_is_ke
         ["f"],
         "what was torn is never sent by itself"
     );
+}
+
+#[tokio::test]
+async fn what_was_refused_is_not_dropped_for_an_older_version_that_is_committed() {
+    let temporary = |options: &mut Options| options.temp_names = temp(&["*.tmp"]);
+    let refuse = |store: &Memory| {
+        let fault = Fault {
+            op: "start",
+            kind: Kind::Quota,
+            done: false,
+        };
+        store.faults.lock().unwrap().push_back(fault);
+    };
+    let work = async |store: &Arc<Memory>, vfs: &Vfs| {
+        // Closed with 0, and then refused under its final name: it is owed.
+        write_file(vfs, ROOT, "f.tmp", &[1; 100]).await;
+        refuse(store);
+        let moved = vfs.rename(ROOT, "f.tmp", ROOT, "f", false).await;
+        assert_eq!(moved.unwrap_err().kind, Kind::Quota);
+        let (_, newer) = vfs.create(ROOT, "g", 0o644, TRUNC).await.unwrap();
+        vfs.write(newer.fh, 0, &[2; 100]).await.unwrap();
+        vfs.rename(ROOT, "g", ROOT, "f", false).await.unwrap();
+        refuse(store);
+        assert_eq!(close(vfs, newer.fh).await.unwrap_err().kind, Kind::Quota);
+        refused(vfs).await;
+    };
+    let (store, vfs, taken) = crash_after(temporary, work, |_| {}).await;
+    assert_eq!((taken.sending, taken.kept), (1, 1), "{taken:?}");
+    vfs.landed().await;
+    assert_eq!(store.content("f").unwrap(), vec![1; 100]);
+    let stays = vfs.unsent().unwrap();
+    assert_eq!((stays.len(), stays[0].name()), (1, "/f"), "{stays:?}");
+    // A newer one ends it.
+    let ino = walk(&vfs, "f").await.unwrap();
+    let open = vfs.open(ino, TRUNC).await.unwrap();
+    vfs.write(open.fh, 0, b"newer").await.unwrap();
+    close(&vfs, open.fh).await.unwrap();
+    assert!(vfs.unsent().unwrap().is_empty());
 }
 
 #[tokio::test]
