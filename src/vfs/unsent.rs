@@ -1,5 +1,6 @@
 //! What stays in the spool, as a running mount knows it: listed, sent again, discarded.
 
+use super::tree::Node;
 use super::{Vfs, lock};
 use crate::error::{Error, Kind, Result};
 use crate::store::Kind as EntryKind;
@@ -180,13 +181,12 @@ impl Vfs {
             return Err(Error::new(Kind::IsDir, "take up").at(name));
         }
         if node.handles > 0 || !node.is_settled() {
-            let error = Error::new(Kind::Busy, "take up").at(name);
-            return Err(error.said("it is open, or something newer of that name is on its way"));
+            return Err(taken(name));
         }
         Ok(ino)
     }
 
-    /// Gives a claimed inode its writer, or the name back.
+    /// Gives a claimed inode its writer, or the name back: `Busy` if something newer has come there since.
     pub(super) fn settle_claim(
         &self,
         ino: u64,
@@ -194,6 +194,16 @@ impl Vfs {
         attrs: &crate::store::Attrs,
     ) -> Result<Arc<Writer>> {
         let mut tree = self.tree();
+        let newer = |node: &&Node| {
+            let writer = node.writer.as_ref();
+            !node.is_named()
+                || node.handles > 0
+                || writer.is_some_and(|writer| !writer.is_settled())
+        };
+        let writer = match tree.get(ino).filter(newer) {
+            Some(node) => writer.and_then(|_| Err(taken(&node.name))),
+            None => writer,
+        };
         match (writer, tree.get_mut(ino)) {
             (Ok(writer), Some(node)) => {
                 node.attrs = attrs.clone();
@@ -281,4 +291,9 @@ impl Vfs {
         }
         Ok(())
     }
+}
+
+fn taken(name: &str) -> Error {
+    let error = Error::new(Kind::Busy, "take up").at(name);
+    error.said("it is open, or something newer of that name is on its way")
 }

@@ -663,3 +663,19 @@ async fn what_is_owed_of_a_replaced_file_stays_until_its_successor_is_safe() {
         tokio::task::yield_now().await;
     }
 }
+
+#[tokio::test]
+async fn what_is_written_while_an_older_version_is_taken_up_again_stays() {
+    let bench = bench().await;
+    bench.store.plant("f", b"old");
+    let ino = walk(&bench.vfs, "f").await.unwrap();
+    assert_eq!(bench.vfs.claim(ROOT, "f").unwrap(), ino);
+    let target = bench.vfs.writer(ino).unwrap().target();
+    let older = Writer::new(ino, bench.vfs.write.clone(), target, None);
+    let open = bench.vfs.open(ino, WRITE).await.unwrap();
+    bench.vfs.write(open.fh, 0, b"new").await.unwrap();
+    let settled = bench.vfs.settle_claim(ino, Ok(older), &Attrs::default());
+    assert_eq!(settled.unwrap_err().kind, Kind::Busy);
+    close(&bench.vfs, open.fh).await.unwrap();
+    assert_eq!(bench.store.content("f").unwrap(), "new");
+}
