@@ -94,7 +94,7 @@ impl Vfs {
                     let target = writer.target();
                     self.check_not_newer(&target.place, target.replaces.as_ref(), &unsent)
                         .await?;
-                    super::files::wait(writer.sync()).await
+                    self.retry_refused(&writer).await
                 }
             };
         }
@@ -121,7 +121,14 @@ impl Vfs {
                 return Err(error);
             }
         };
-        super::files::wait(writer.sync()).await
+        self.retry_refused(&writer).await
+    }
+
+    /// Sends what was refused; a close may be answered for less than that.
+    async fn retry_refused(&self, writer: &Arc<Writer>) -> Result<()> {
+        writer.set_deferred(false);
+        super::files::wait(writer.sync()).await?;
+        self.outcome(writer).await
     }
 
     /// One owed version less that this mount cannot send.
@@ -133,6 +140,11 @@ impl Vfs {
 
     async fn retry_owed(&self, writer: &Arc<Writer>) -> Result<()> {
         writer.set_deferred(false);
+        self.outcome(writer).await
+    }
+
+    /// How what is on its way ends.
+    async fn outcome(&self, writer: &Writer) -> Result<()> {
         writer.at_rest().await;
         match writer.look().2 {
             Last::Failed { error, .. } if writer.owes() => Err(error),

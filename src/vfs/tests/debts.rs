@@ -679,3 +679,30 @@ async fn what_is_written_while_an_older_version_is_taken_up_again_stays() {
     close(&bench.vfs, open.fh).await.unwrap();
     assert_eq!(bench.store.content("f").unwrap(), "new");
 }
+
+#[tokio::test]
+async fn a_retry_with_the_spools_promise_answers_for_the_store_all_the_same() {
+    let bench = bench().await;
+    let deny = || {
+        let fault = Fault {
+            op: "put",
+            kind: Kind::Denied,
+            done: false,
+        };
+        bench.store.faults.lock().unwrap().push_back(fault);
+    };
+    deny();
+    let (attr, open) = bench.vfs.create(ROOT, "f", 0o644, TRUNC).await.unwrap();
+    bench.vfs.write(open.fh, 0, b"x").await.unwrap();
+    close(&bench.vfs, open.fh).await.unwrap_err();
+    let id = refused(&bench.vfs).await;
+    bench
+        .vfs
+        .writer(attr.ino)
+        .unwrap()
+        .set_promise(Promise::Spool);
+    deny();
+    assert_eq!(bench.vfs.retry(&id).await.unwrap_err().kind, Kind::Denied);
+    bench.vfs.retry(&id).await.unwrap();
+    assert_eq!(bench.store.content("f").unwrap(), "x");
+}
