@@ -65,6 +65,7 @@ impl Writer {
                         self.context.rt.spawn(async move { writer.broke(error) });
                     }
                 },
+                Action::Unseal => inner.unseal(),
                 Action::Persist => self.spawn_persist(inner),
                 Action::Send => self.spawn_send(inner),
                 Action::Cancel => {
@@ -110,6 +111,7 @@ impl Writer {
                 }
                 // Done under the lock.
                 Action::Seal
+                | Action::Unseal
                 | Action::Persist
                 | Action::Send
                 | Action::Cancel
@@ -251,7 +253,7 @@ impl Writer {
         let versions = inner.top.iter().chain(inner.frozen.as_deref());
         let files = versions.map(|content| content.file.clone());
         files
-            .chain(inner.owed.as_ref().map(|owed| owed.file.clone()))
+            .chain(inner.owed.as_ref().map(|owed| owed.content.file.clone()))
             .collect()
     }
 
@@ -259,7 +261,11 @@ impl Writer {
     pub(super) fn discard(&self, files: &[Arc<SpoolFile>]) {
         files.iter().for_each(|file| file.discard());
         let mut inner = self.lock();
-        let gone = |owed: &mut Owed| files.iter().any(|file| Arc::ptr_eq(file, &owed.file));
+        let gone = |owed: &mut Owed| {
+            files
+                .iter()
+                .any(|file| Arc::ptr_eq(file, &owed.content.file))
+        };
         inner.owed.take_if(gone);
     }
 
@@ -583,7 +589,6 @@ impl Inner {
     fn freeze(&mut self, context: &super::Context) -> Result<Arc<Content>> {
         if self.top.is_none()
             && let Some(frozen) = &self.frozen
-            && frozen.layer.missing().is_empty()
         {
             // Once more as it is; what its record says stands meanwhile.
             return Ok(frozen.clone());
@@ -595,17 +600,26 @@ impl Inner {
         Ok(frozen)
     }
 
-    /// From now on `content` is what is owed; an older version no longer is.
-    fn owe(&mut self, content: &Content) {
-        let owed = Owed {
-            file: content.file.clone(),
-            size: content.layer.size(),
-            digests: content.digests(),
-            number: self.sealed,
+    fn unseal(&mut self) {
+        let Some(owed) = self.owed.as_ref().map(|owed| owed.content.clone()) else {
+            return;
         };
-        let older = self.owed.replace(owed).map(|older| older.file);
-        if let Some(older) = older.filter(|older| !Arc::ptr_eq(older, &content.file)) {
-            older.discard();
+        if let Some(failed) = self.frozen.replace(owed.clone())
+            && !Arc::ptr_eq(&failed.file, &owed.file)
+            && self.top.is_none()
+        {
+            failed.file.set_open(self.session.is_open());
+            self.top = Some((*failed).clone());
+        }
+    }
+
+    /// From now on `content` is what is owed; an older version no longer is.
+    fn owe(&mut self, content: &Arc<Content>) {
+        let (content, number) = (content.clone(), self.sealed);
+        let file = content.file.clone();
+        let older = self.owed.replace(Owed { content, number });
+        if let Some(older) = older.filter(|older| !Arc::ptr_eq(&older.content.file, &file)) {
+            older.content.file.discard();
         }
     }
 
@@ -622,7 +636,7 @@ impl Inner {
 
     /// The store has the frozen version: nothing is owed, and its file is only a cache.
     fn settle_debt(&mut self) {
-        let owed = self.owed.take().map(|owed| owed.file);
+        let owed = self.owed.take().map(|owed| owed.content.file.clone());
         let frozen = self.frozen.as_ref().map(|frozen| &frozen.file);
         if let Some(owed) = owed
             && frozen.is_none_or(|frozen| !Arc::ptr_eq(frozen, &owed))

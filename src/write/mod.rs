@@ -28,7 +28,7 @@ pub use spool::{Found, Noted, Spool, SpoolFile};
 
 use crate::error::{Error, Kind, Result};
 use crate::read::Cache;
-use crate::store::{Algo, Attrs, Digests, Entry, Place, Store};
+use crate::store::{Algo, Attrs, Entry, Place, Store};
 use bytes::Bytes;
 use content::{Content, Lower};
 use serde::{Deserialize, Serialize};
@@ -153,9 +153,7 @@ pub struct Writer {
 /// A version that is durable in the spool and not on the store.
 #[derive(Clone, Debug)]
 struct Owed {
-    file: Arc<SpoolFile>,
-    size: u64,
-    digests: Digests,
+    content: Arc<Content>,
     /// As [`Record::at_ms`].
     number: u64,
 }
@@ -172,7 +170,7 @@ struct Inner {
     frozen: Option<Arc<Content>>,
     /// The [`Record::at_ms`] of that version.
     sealed: u64,
-    /// The file of the version that is owed, until a newer one is or the store has it.
+    /// The version that is owed, until a newer one is or the store has it.
     owed: Option<Owed>,
     progress: Option<Arc<Progress>>,
     /// When a program last wrote.
@@ -204,7 +202,7 @@ impl Writer {
         file: Arc<SpoolFile>,
         record: &Record,
     ) -> Result<Arc<Self>> {
-        let content = Content::adopted(file.clone(), record.size, context.algo());
+        let content = Content::adopted(file, record.size, context.algo());
         let whole = content.complete(&context.cache).await?;
         if whole.digests().agree(&record.digests) == Some(false) {
             return Err(Error::new(Kind::Mismatch, "read spool").at(record.target.path.clone()));
@@ -212,13 +210,9 @@ impl Writer {
         let writer = Writer::with(ino, context, record.target.clone(), None, Some(whole));
         {
             let mut inner = writer.lock();
-            inner.owed = Some(Owed {
-                file,
-                size: record.size,
-                digests: record.digests.clone(),
-                number: record.at_ms,
-            });
-            inner.sealed = record.at_ms;
+            let number = record.at_ms;
+            inner.owed = inner.frozen.clone().map(|content| Owed { content, number });
+            inner.sealed = number;
             // The earlier process may have sent it.
             inner.doubt = true;
             inner.session.on(Event::Adopted);
@@ -257,7 +251,7 @@ impl Writer {
             && inner.session.flight() == Flight::Idle
             && matches!(inner.session.last(), Last::Failed { .. });
         let newest = inner.newest().map(|content| content.file.path());
-        let owed = inner.owed.as_ref().map(|owed| owed.file.path());
+        let owed = inner.owed.as_ref().map(|owed| owed.content.file.path());
         let files = inner.top.iter().chain(inner.frozen.as_deref());
         let mut spooled: Vec<_> = files
             .map(|content| content.file.path())
@@ -693,13 +687,14 @@ impl Writer {
             let inner = self.lock();
             inner.owed.clone().map(|owed| {
                 let record = Record {
-                    size: owed.size,
-                    digests: owed.digests,
+                    size: owed.content.layer.size(),
+                    digests: owed.content.digests(),
                     at_ms: owed.number,
                     ..Record::new(Class::Acknowledged, inner.target.clone())
                 };
-                let stamp = owed.file.stamp();
-                (owed.file, record, stamp)
+                let file = owed.content.file.clone();
+                let stamp = file.stamp();
+                (file, record, stamp)
             })
         };
         let Some((file, record, stamp)) = owed else {

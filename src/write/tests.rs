@@ -25,14 +25,14 @@ struct Bench {
     _dir: tempfile::TempDir,
 }
 
-fn context(store: &Arc<Memory>, dir: &tempfile::TempDir) -> Arc<Context> {
+fn context(store: &Arc<Memory>, dir: &tempfile::TempDir, max: Option<u64>) -> Arc<Context> {
     let rt = tokio::runtime::Handle::current();
     let wrapped: Arc<dyn Store> = store.clone();
     let nobody: Weak<dyn Owner> = Weak::<Nobody>::new();
     Arc::new(Context {
         store: wrapped.clone(),
         cache: Cache::new(wrapped, rt.clone(), 1 << 20, 4, Duration::from_secs(60)),
-        spool: Spool::open(dir.path(), None).unwrap().0,
+        spool: Spool::open(dir.path(), max).unwrap().0,
         rt,
         uploads: 3,
         conflict: Conflict::KeepBoth,
@@ -44,6 +44,11 @@ fn context(store: &Arc<Memory>, dir: &tempfile::TempDir) -> Arc<Context> {
 }
 
 async fn bench(old: Option<&[u8]>) -> Bench {
+    bench_in(old, None).await
+}
+
+/// With room for `max` bytes in the spool.
+async fn bench_in(old: Option<&[u8]>, max: Option<u64>) -> Bench {
     let (store, dir) = (Arc::new(Memory::new()), tempfile::tempdir().unwrap());
     let place = Place {
         dir: "".into(),
@@ -65,7 +70,7 @@ async fn bench(old: Option<&[u8]>) -> Bench {
         exclusive: false,
         attrs: Attrs::default(),
     };
-    let writer = Writer::new(7, context(&store, &dir), target, base);
+    let writer = Writer::new(7, context(&store, &dir, max), target, base);
     writer.opened();
     Bench {
         store,
@@ -269,10 +274,7 @@ async fn an_upload_declared_void_starts_over_and_arrives() {
 
 #[tokio::test]
 async fn a_store_that_has_something_else_is_a_mismatch() {
-    #[derive(Debug)]
-    struct Never;
     let bench = bench(None).await;
-    let _ = Never;
     bench.writer.write(0, b"hello").unwrap();
     // The digest that was taken along is of other bytes than those that lie in the spool.
     {
@@ -409,6 +411,17 @@ async fn asked(bench: &Bench, op: &str, times: usize) {
     }
 }
 
+/// The next request of this kind fails.
+fn fail(bench: &Bench, op: &'static str, kind: Kind) {
+    let done = false;
+    bench
+        .store
+        .faults
+        .lock()
+        .unwrap()
+        .push_back(Fault { op, kind, done });
+}
+
 fn gate(bench: &Bench, op: &'static str) -> Arc<Semaphore> {
     let gate = Arc::new(Semaphore::new(0));
     *bench.store.gate.lock().unwrap() = Some((op, gate.clone()));
@@ -439,7 +452,7 @@ fn context_with(
     change: impl FnOnce(&mut Context, &mut Target),
     target: &Target,
 ) -> Arc<Writer> {
-    let mut context = Arc::into_inner(context(store, dir)).unwrap();
+    let mut context = Arc::into_inner(context(store, dir, None)).unwrap();
     let mut target = target.clone();
     change(&mut context, &mut target);
     let base = target.replaces.clone().map(Arc::new);
@@ -647,6 +660,53 @@ async fn owing() -> Bench {
     done(bench.writer.close()).await.unwrap();
     asked(&bench, "put", 1).await;
     bench
+}
+
+#[tokio::test]
+async fn a_rewrite_for_which_there_is_no_room_does_not_keep_what_is_owed_from_being_sent() {
+    let bench = bench_in(None, Some(100)).await;
+    let writer = &bench.writer;
+    writer.set_promise(Promise::Spool);
+    fail(&bench, "put", Kind::Broken);
+    writer.write(0, &[1; 60]).unwrap();
+    done(writer.close()).await.unwrap();
+    writer.at_rest().await;
+    writer.write(0, &[2; 10]).unwrap();
+    let told = done(writer.close()).await;
+    assert_eq!(told.unwrap_err().kind, Kind::Full);
+    let gate = gate(&bench, "put");
+    writer.go();
+    asked(&bench, "put", 2).await;
+    gate.add_permits(1);
+    writer.at_rest().await;
+    assert_eq!(bench.store.content("f").unwrap(), vec![1; 60]);
+    gate.add_permits(1);
+    done(writer.close()).await.unwrap();
+    writer.at_rest().await;
+    assert_eq!(
+        bench.store.content("f").unwrap(),
+        [vec![2; 10], vec![1; 50]].concat()
+    );
+    assert!(!writer.owes());
+}
+
+#[tokio::test]
+async fn a_version_that_cannot_be_completed_is_completed_in_its_own_file_by_the_next_try() {
+    let bench = bench(Some(&[7; 100])).await;
+    bench.writer.write(0, b"new").unwrap();
+    let files = || {
+        std::fs::read_dir(&bench.writer.context.spool.folders()[0])
+            .unwrap()
+            .count()
+    };
+    let before = files();
+    for _ in 0..3 {
+        fail(&bench, "read", Kind::Denied);
+        assert!(done(bench.writer.sync()).await.is_err());
+    }
+    assert_eq!(files(), before);
+    done(bench.writer.sync()).await.unwrap();
+    assert_eq!(bench.store.content("f").unwrap()[..4], *b"new\x07");
 }
 
 async fn until_keeping(writer: &Arc<Writer>) {

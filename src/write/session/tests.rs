@@ -7,6 +7,7 @@ fn say(actions: &[Action<u32>]) -> String {
         .iter()
         .map(|action| match action {
             Action::Seal => "seal".into(),
+            Action::Unseal => "unseal".into(),
             Action::Persist => "persist".into(),
             Action::Send => "send".into(),
             Action::Cancel => "cancel".into(),
@@ -499,6 +500,71 @@ fn a_version_that_follows_an_owed_one_and_fails_is_owed() {
     assert_eq!(say(&session.on(broke(Kind::Quota))), "Quota[1] persist");
     assert_eq!(say(&session.on(Kept)), "later(Quota)");
     assert!(session.owes());
+}
+
+#[test]
+fn what_is_owed_leaves_first_if_what_follows_it_cannot_be_made_durable() {
+    let rewrite = || {
+        vec![
+            Opened,
+            Wrote,
+            Released,
+            Sealed,
+            Kept,
+            broke(Kind::Broken),
+            Opened,
+            Wrote,
+            Close(1),
+        ]
+    };
+    for fails_at in ["sealing", "keeping"] {
+        let mut session: Session<u32> = Session::default();
+        for event in rewrite() {
+            session.on(event);
+        }
+        if fails_at == "keeping" {
+            assert_eq!(say(&session.on(Sealed)), "send");
+            assert_eq!(say(&session.on(broke(Kind::Quota))), "Quota[1] persist");
+            assert_eq!(say(&session.on(broke(Kind::Full))), "unseal later(Full)");
+        } else {
+            assert_eq!(
+                say(&session.on(broke(Kind::Full))),
+                "Full[1] unseal later(Full)"
+            );
+        }
+        assert_eq!(say(&session.on(Released)), "", "nobody asks for it now");
+        assert_eq!(say(&session.on(Go)), "send");
+        assert!(session.owes());
+        assert_eq!(say(&session.on(Sent)), "seal");
+        assert_eq!(say(&session.on(Sealed)), "persist");
+        assert_eq!(say(&session.on(Kept)), "send", "{fails_at}");
+    }
+}
+
+#[test]
+fn what_follows_an_owed_version_that_lost_its_name_is_not_sent_over_the_winner() {
+    let mut session: Session<u32> = Session::default();
+    for event in [
+        Opened,
+        Wrote,
+        Released,
+        Sealed,
+        Kept,
+        broke(Kind::Broken),
+        Opened,
+        Wrote,
+        Close(1),
+    ] {
+        session.on(event);
+    }
+    for event in [broke(Kind::Full), Released, Go] {
+        session.on(event);
+    }
+    let error = Kind::Conflict.into();
+    assert_eq!(
+        say(&session.on(Diverted { error, open: false })),
+        "keep(Conflict)"
+    );
 }
 
 #[test]
