@@ -136,7 +136,10 @@ impl Writer {
     fn spawn_seal(self: &Arc<Self>, frozen: Arc<Content>) {
         let writer = self.clone();
         self.context.rt.spawn(async move {
-            match frozen.complete(&writer.context.cache).await {
+            match frozen
+                .complete(&writer.context.cache, &writer.target())
+                .await
+            {
                 Ok(whole) => {
                     let whole = Arc::new(whole);
                     {

@@ -203,7 +203,7 @@ impl Writer {
         record: &Record,
     ) -> Result<Arc<Self>> {
         let content = Content::adopted(file, record.size, context.algo());
-        let whole = content.complete(&context.cache).await?;
+        let whole = content.complete(&context.cache, &record.target).await?;
         if whole.digests().agree(&record.digests) == Some(false) {
             return Err(Error::new(Kind::Mismatch, "read spool").at(record.target.path.clone()));
         }
@@ -395,7 +395,7 @@ impl Writer {
         };
         let Some(base) = base else { return Ok(()) };
         let over = Content::over(Lower::Entry(base), &self.context.spool, None, &target)?;
-        let whole = Arc::new(over.complete(&self.context.cache).await?);
+        let whole = Arc::new(over.complete(&self.context.cache, &target).await?);
         let mut inner = self.lock();
         whole.file.set_open(false);
         if inner.newest().is_none() {

@@ -563,7 +563,10 @@ async fn what_is_completed_again_after_a_failure_is_counted_once() {
     for _ in 0..2 {
         // What it brought in stays in the file, even if nothing comes of it.
         let content = bench.writer.lock().newest().cloned().unwrap();
-        content.complete(&bench.writer.context.cache).await.unwrap();
+        content
+            .complete(&bench.writer.context.cache, &bench.writer.target())
+            .await
+            .unwrap();
         assert_eq!(bench.writer.context.spool.bytes(), 200);
     }
 }
@@ -623,6 +626,28 @@ async fn a_request_whose_outcome_is_unknown_is_looked_for_before_the_next() {
     bench.writer.revived();
     done(answer).await.unwrap();
     assert_eq!(bench.store.count("put"), 1, "it turned out to be there");
+}
+
+#[tokio::test]
+async fn what_is_written_into_a_committed_file_is_recorded_and_counted_before_it_is_sent() {
+    let bench = bench(None).await;
+    let finish = gate(&bench, "finish");
+    bench.writer.write(0, &[1; 100]).unwrap();
+    let first = bench.writer.close();
+    asked(&bench, "finish", 1).await;
+    bench.writer.write(50, &[2; 10]).unwrap();
+    finish.add_permits(1);
+    done(first).await.unwrap();
+    let _second = bench.writer.close();
+    asked(&bench, "finish", 2).await;
+    let files = std::fs::read_dir(&bench.writer.context.spool.folders()[0]).unwrap();
+    let mut endings: Vec<_> = files
+        .flatten()
+        .filter_map(|row| row.path().extension().map(|e| e.to_owned()))
+        .collect();
+    endings.sort();
+    assert_eq!(endings, ["data", "json"], "torn, if it ended here");
+    assert!(bench.writer.context.spool.bytes() >= 100);
 }
 
 /// The records in the spool that promise something.
