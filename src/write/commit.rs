@@ -50,7 +50,11 @@ impl Writer {
     }
 
     /// Lets the session decide; does what must happen under the lock, returns the rest.
-    fn decide(self: &Arc<Self>, inner: &mut Inner, event: Event<Waiter>) -> Vec<Action<Waiter>> {
+    pub(super) fn decide(
+        self: &Arc<Self>,
+        inner: &mut Inner,
+        event: Event<Waiter>,
+    ) -> Vec<Action<Waiter>> {
         let mut later = Vec::new();
         for action in inner.session.on(event) {
             match action {
@@ -83,7 +87,7 @@ impl Writer {
     }
 
     /// What needs no lock.
-    fn perform(self: &Arc<Self>, actions: Vec<Action<Waiter>>) {
+    pub(super) fn perform(self: &Arc<Self>, actions: Vec<Action<Waiter>>) {
         self.landed.notify_waiters();
         let owner = self.context.owner.upgrade();
         for action in actions {
@@ -499,8 +503,8 @@ impl Writer {
         self.perform(later);
     }
 
-    /// The name changed or went while ours was sent to `place`: what is there goes with the next commit,
-    /// or with the name.
+    /// The name has changed, or changes in a moment, or went while ours was sent to `place`: what is there goes
+    /// with the next commit, or with the name.
     fn elsewhere(
         self: &Arc<Self>,
         inner: &mut Inner,
@@ -509,7 +513,9 @@ impl Writer {
     ) -> Vec<Action<Waiter>> {
         inner.target.removes.push((place.clone(), other.clone()));
         let given_up = Error::new(Kind::Cancelled, "commit");
-        self.decide(inner, Event::Broke(given_up))
+        let mut later = self.decide(inner, Event::Moved);
+        later.extend(self.decide(inner, Event::Broke(given_up)));
+        later
     }
 
     /// The store has `entry`. Ends the flight, unless attributes were set meanwhile: then these are

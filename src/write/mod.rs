@@ -654,15 +654,17 @@ impl Writer {
         self: &Arc<Self>,
         change: impl FnOnce(&mut Target),
     ) -> futures_util::future::BoxFuture<'static, Result<()>> {
-        {
+        let later = {
+            // One step: a commit must find both places or the new one.
             let mut inner = self.lock();
             let was = inner.target.place.clone();
             change(&mut inner.target);
             if inner.target.place != was {
                 inner.renumber();
             }
-        }
-        self.step(Event::Moved);
+            self.decide(&mut inner, Event::Moved)
+        };
+        self.perform(later);
         let writer = self.clone();
         Box::pin(async move {
             writer.until(|inner| !inner.session.is_moving()).await;

@@ -417,6 +417,10 @@ impl<W> Session<W> {
                     self.moved = true;
                     return vec![Action::Cancel];
                 }
+                if self.is_settled() && !self.gone {
+                    // The store has it under another name alone.
+                    self.top = Top::Written;
+                }
                 Vec::new()
             }
         }

@@ -335,6 +335,78 @@ async fn a_rename_during_an_upload_arrives_under_the_new_name_alone() {
 }
 
 #[tokio::test]
+async fn a_rename_that_comes_when_the_upload_has_just_ended_arrives_under_the_new_name_alone() {
+    for in_parts in [false, true] {
+        let bench = bench(None).await;
+        let bytes = vec![1; if in_parts { 100 } else { 10 }];
+        bench.writer.write(0, &bytes).unwrap();
+        done(bench.writer.close()).await.unwrap();
+        let place = |target: &mut Target| {
+            let old = std::mem::replace(&mut target.place.name, "g".into());
+            let old = Place {
+                dir: "".into(),
+                name: old,
+            };
+            target
+                .removes
+                .extend(target.replaces.take().map(|entry| (old, entry)));
+        };
+        bench.writer.retarget(place).await.unwrap();
+        done(bench.writer.sync()).await.unwrap();
+        assert_eq!(bench.store.content("g").unwrap(), bytes);
+        assert_eq!(bench.store.paths(), ["g"]);
+    }
+}
+
+/// The name of every file is on its way to another one.
+#[derive(Debug, Default)]
+struct Mover;
+
+impl Owner for Mover {
+    fn committed(&self, _: u64, _: &Entry) {}
+    fn diverted(&self, _: u64, _: &Place, _: &Entry, _: &Entry, settle: &mut dyn FnMut(After)) {
+        settle(After::Elsewhere);
+    }
+    fn failed(&self, _: u64, _: &Error) {}
+    fn moved(&self) {}
+    fn rested(&self, _: u64) {}
+    fn dropped(&self, _: u64) {}
+}
+
+#[tokio::test]
+async fn a_conflict_found_while_the_name_changes_does_not_end_the_close() {
+    let mut bench = bench(Some(b"old")).await;
+    let owner: Arc<dyn Owner> = Arc::new(Mover);
+    let change = |context: &mut Context, target: &mut Target| {
+        context.owner = Arc::downgrade(&owner);
+        target.looked = None;
+    };
+    bench.writer = context_with(&bench.store, &bench._dir, change, &bench.writer.target());
+    bench.writer.opened();
+    bench.store.plant("f", b"theirs");
+    let gate = gate(&bench, "put");
+    bench.writer.write(0, b"hello").unwrap();
+    let answer = bench.writer.close();
+    asked(&bench, "put", 1).await;
+    gate.add_permits(1);
+    asked(&bench, "put", 2).await;
+    let moving = bench.writer.retarget(|target| {
+        target.place.name = "g".into();
+        target.replaces = None;
+    });
+    let (moved, ()) = tokio::join!(moving, async { gate.add_permits(9) });
+    moved.unwrap();
+    done(answer).await.unwrap();
+    assert_eq!(bench.store.content("g").unwrap(), "hello");
+    assert_eq!(bench.store.content("f").unwrap(), "theirs");
+    assert_eq!(
+        bench.store.paths(),
+        ["f", "g"],
+        "the copies beside are gone"
+    );
+}
+
+#[tokio::test]
 async fn attributes_set_during_an_upload_are_set_after_it() {
     let bench = bench(None).await;
     let gate = Arc::new(Semaphore::new(0));

@@ -348,6 +348,35 @@ fn a_rename_while_uploading_sends_again_under_the_new_name() {
 }
 
 #[test]
+fn a_rename_right_after_the_commit_commits_under_the_new_name() {
+    let said = run(vec![
+        Opened,
+        Wrote,
+        Close(1),
+        Sealed,
+        Sent,
+        Moved,
+        Sync(2),
+        Sealed,
+        Sent,
+        Close(3),
+    ]);
+    assert_eq!(said[4..], ["ok[1]", "", "seal", "send", "ok[2]", "ok[3]"]);
+    let said = run(vec![
+        Opened,
+        Wrote,
+        Close(1),
+        Sealed,
+        Sent,
+        Moved,
+        Close(2),
+        Sealed,
+        Sent,
+    ]);
+    assert_eq!(said[4..], ["ok[1]", "", "seal", "send", "ok[2]"]);
+}
+
+#[test]
 fn pages_written_after_the_last_flush_are_kept_and_sent_at_release() {
     let said = run(vec![
         Opened,
