@@ -308,6 +308,11 @@ impl Writer {
             replaces: target.replaces.clone(),
             exclusive: target.exclusive,
         };
+        // What the power cut brought back may be older than what has the name now.
+        let conflict = match self.context.conflict {
+            Conflict::Overwrite if content.file.is_left() => Conflict::KeepBoth,
+            set => set,
+        };
         let named = |error: Error| error.at(target.path.clone());
         let (store, uploads) = (&*self.context.store, self.context.uploads);
         let (mut look, looked) = match target.looked.filter(|&at| is_recent(at) && !doubt) {
@@ -329,12 +334,12 @@ impl Writer {
                     }
                     break (entry, None);
                 }
-                look => self.settle(look, &mut new)?,
+                look => self.settle(look, &mut new, conflict)?,
             };
             let beside = theirs.is_some();
             let last_look = || match beside {
                 true => std::future::ready(Ok(None)).boxed(),
-                false => self.last_look(&target, &new, tried, looked).boxed(),
+                false => (self.last_look(&target, &new, tried, looked, conflict)).boxed(),
             };
             let load = Load {
                 store,
@@ -378,7 +383,7 @@ impl Writer {
             return Ok(());
         }
         loop {
-            match self.sent(&entry, &new, started) {
+            match self.sent(&entry, &new, started).await {
                 None => return Ok(()),
                 Some(attrs) => {
                     entry = store.set_attrs(&entry, &attrs).await?;
@@ -396,13 +401,13 @@ impl Writer {
         new: &New,
         tried: bool,
         looked: Instant,
+        conflict: Conflict,
     ) -> Result<Option<Entry>> {
         let caps = self.context.store.caps();
         let decided = if new.exclusive {
             caps.exclusive_create
         } else {
-            self.context.conflict == Conflict::Overwrite
-                || (caps.conditional_replace && new.replaces.is_some())
+            conflict == Conflict::Overwrite || (caps.conditional_replace && new.replaces.is_some())
         };
         if decided || is_recent(looked) {
             return Ok(None);
@@ -440,7 +445,7 @@ impl Writer {
     }
 
     /// Decides about somebody else's version; returns it if ours goes beside it.
-    fn settle(&self, look: Look, new: &mut New) -> Result<Option<Entry>> {
+    fn settle(&self, look: Look, new: &mut New, conflict: Conflict) -> Result<Option<Entry>> {
         let Look::Theirs(theirs) = look else {
             return Ok(None);
         };
@@ -450,7 +455,7 @@ impl Writer {
         }
         // What was promised cannot be refused any more: it is a conflict like any other.
         new.exclusive = false;
-        match self.context.conflict {
+        match conflict {
             Conflict::Overwrite => {
                 new.replaces = Some(theirs);
                 Ok(None)
@@ -520,8 +525,8 @@ impl Writer {
 
     /// The store has `entry`. Ends the flight, unless attributes were set meanwhile: then these are
     /// returned and have to be set first.
-    fn sent(self: &Arc<Self>, entry: &Entry, new: &New, started: Instant) -> Option<Attrs> {
-        let (later, here, path) = {
+    async fn sent(self: &Arc<Self>, entry: &Entry, new: &New, started: Instant) -> Option<Attrs> {
+        let (later, here, path, owed) = {
             let mut inner = self.lock();
             let here = inner.target.place == new.place && !inner.session.is_gone();
             let last = inner.session.top() == Top::Same;
@@ -529,6 +534,7 @@ impl Writer {
                 return Some(inner.target.attrs.clone());
             }
             inner.progress = None;
+            let owed = inner.owed.as_ref().map(|owed| owed.content.file.clone());
             if here {
                 inner.failures = 0;
                 inner.has_now(entry);
@@ -544,7 +550,7 @@ impl Writer {
                     .push((new.place.clone(), entry.clone()));
             }
             let path = inner.target.path.clone();
-            (self.decide(&mut inner, Event::Sent), here, path)
+            (self.decide(&mut inner, Event::Sent), here, path, owed)
         };
         let context = &self.context;
         context.sent_bytes.fetch_add(entry.size, Ordering::Relaxed);
@@ -555,6 +561,12 @@ impl Writer {
             log::info!("{path}: {size} bytes committed in {seconds:.2} s, {rate:.1} MB/s");
             if let Some(owner) = context.owner.upgrade() {
                 owner.committed(self.ino, entry);
+            }
+            // After a power cut the record of what is owed no more must not be back, and be sent again.
+            if let Some(owed) = owed
+                && let Err(error) = self.blocking("settle", move || owed.sync_removal()).await
+            {
+                log::warn!("{path}: {error}");
             }
         }
         self.perform(later);

@@ -97,11 +97,22 @@ async fn crash_with(
     mode: Option<u32>,
     before: impl FnOnce(&Arc<Memory>),
 ) -> (Arc<Memory>, Arc<Vfs>, TakenUp) {
+    crash_with_options(names, mode, |_| {}, before).await
+}
+
+/// The same under other settings.
+async fn crash_with_options(
+    names: &[&str],
+    mode: Option<u32>,
+    set: impl FnOnce(&mut Options),
+    before: impl FnOnce(&Arc<Memory>),
+) -> (Arc<Memory>, Arc<Vfs>, TakenUp) {
     let dir = tempfile::tempdir().unwrap();
     let store = Arc::new(Memory::new());
     let probe = store.probe().await.unwrap();
     let mut options = options(dir.path());
     options.commit = Promise::Spool;
+    set(&mut options);
     let start = || {
         let rt = tokio::runtime::Handle::current();
         Vfs::new(store.clone(), &probe, options.clone(), rt).unwrap()
@@ -224,6 +235,22 @@ async fn what_somebody_else_wrote_meanwhile_is_not_overwritten() {
         "told once"
     );
     assert_eq!(read_file(&vfs, ino).await.unwrap(), "theirs");
+}
+
+#[tokio::test]
+async fn what_an_earlier_process_left_does_not_overwrite_what_others_made_even_where_that_is_allowed()
+ {
+    let set = |options: &mut Options| options.conflict = write::Conflict::Overwrite;
+    let (store, vfs, _) =
+        crash_with_options(&["f"], None, set, |store| store.plant("f", b"newer")).await;
+    vfs.landed().await;
+    assert_eq!(store.content("f").unwrap(), "newer");
+    let paths = store.paths();
+    let beside = paths
+        .iter()
+        .find(|path| path.starts_with("f.conflict-"))
+        .unwrap();
+    assert_eq!(store.content(beside).unwrap(), vec![3; 100]);
 }
 
 #[tokio::test]
