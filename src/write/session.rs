@@ -107,7 +107,7 @@ pub(super) enum Event<W> {
     Sealed,
     /// The frozen version is durable in the spool.
     Kept,
-    /// A parked version is to be sent now.
+    /// A parked version is to be sent now, unless it was only created or cut and is still open.
     Go,
     /// A version that an earlier process had promised is here, durable.
     Adopted,
@@ -377,7 +377,9 @@ impl<W> Session<W> {
                 Vec::new()
             }
             Event::Go => {
-                if self.flight != Flight::Parked || self.gone {
+                // Who has just created it, or cut it, is about to write it.
+                let early = self.shy && self.open > 0;
+                if self.flight != Flight::Parked || self.gone || early {
                     return Vec::new();
                 }
                 self.flight = Flight::Uploading;

@@ -52,6 +52,22 @@ async fn what_stays_under_a_temporary_name_is_sent_at_the_end() {
 }
 
 #[tokio::test]
+async fn a_file_that_was_cut_and_is_still_open_is_published_empty_by_no_drain_and_no_rename() {
+    let bench = bench().await;
+    let vfs = &bench.vfs;
+    let ino = write_file(vfs, ROOT, "report", b"old").await;
+    let open = vfs.open(ino, TRUNC).await.unwrap();
+    vfs.flush(open.fh).await.unwrap();
+    vfs.rename(ROOT, "report", ROOT, "other", false)
+        .await
+        .unwrap();
+    assert_eq!(bench.store.content("other"), None);
+    vfs.drain(Duration::from_secs(600)).await;
+    assert_eq!(bench.store.content("report").unwrap(), "old");
+    assert_eq!(bench.store.content("other"), None);
+}
+
+#[tokio::test]
 async fn with_the_spools_promise_close_does_not_wait_for_the_store() {
     let bench = bench_with(Memory::new(), |options| options.commit = Promise::Spool).await;
     let gate = Arc::new(Semaphore::new(0));

@@ -73,6 +73,53 @@ fn the_first_flush_of_a_shell_publishes_nothing() {
 }
 
 #[test]
+fn what_was_only_cut_and_is_open_is_not_sent_by_who_sends_what_is_parked() {
+    let said = run(vec![
+        Opened,
+        Touched,
+        Close(1),
+        Sealed,
+        Kept,
+        Go,
+        Wrote,
+        Close(2),
+        Sealed,
+        Sent,
+        Released,
+    ]);
+    assert_eq!(
+        said[4..],
+        ["ok[1]", "", "", "seal", "send", "ok[2]", "rest"]
+    );
+    let said = run(vec![
+        Opened,
+        Touched,
+        Close(1),
+        Sealed,
+        Kept,
+        Go,
+        Sync(2),
+        Sent,
+    ]);
+    assert_eq!(
+        said[4..],
+        ["ok[1]", "", "send", "ok[2]"],
+        "who syncs means it"
+    );
+    let said = run(vec![
+        Opened,
+        Touched,
+        Close(1),
+        Sealed,
+        Kept,
+        Go,
+        Released,
+        Sent,
+    ]);
+    assert_eq!(said[4..], ["ok[1]", "", "send", "rest"]);
+}
+
+#[test]
 fn a_file_that_was_only_created_is_committed_at_the_last_close() {
     let said = run(vec![
         Opened,
