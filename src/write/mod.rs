@@ -421,6 +421,7 @@ impl Writer {
         let mut inner = self.lock();
         inner.truncate(0, &self.context)?;
         inner.session.on(Event::Touched);
+        inner.stamp();
         Ok(())
     }
 
@@ -453,6 +454,10 @@ impl Writer {
     pub fn truncate(&self, size: u64) -> Result<()> {
         let mut inner = self.lock();
         inner.truncate(size, &self.context)?;
+        if size == 0 {
+            // Whatever failed before is gone with the bytes.
+            inner.session.on(Event::Touched);
+        }
         inner.wrote();
         Ok(())
     }
@@ -759,6 +764,11 @@ impl Inner {
 
     fn wrote(&mut self) {
         self.session.on(Event::Wrote);
+        self.stamp();
+    }
+
+    /// The content is of now.
+    fn stamp(&mut self) {
         self.written = Some(SystemTime::now());
         self.target.attrs.mtime = None;
     }
@@ -782,11 +792,16 @@ impl Inner {
 
     /// The version being written, begun if there is none. In place if nobody needs the last one.
     fn top(&mut self, context: &Context) -> Result<&mut Content> {
+        self.top_with(u64::MAX, context)
+    }
+
+    /// The same, where at most the first `needed` bytes of what was there are needed: none or all.
+    fn top_with(&mut self, needed: u64, context: &Context) -> Result<&mut Content> {
         let top = match self.top.take() {
             Some(top) => {
                 // Kept after a failure, perhaps: the record is of what it was.
                 if self.session.top() == Top::Same
-                    && let Err(error) = top.file.to_torn(&self.target, top.layer.size())
+                    && let Err(error) = top.file.to_torn(&self.target, top.layer.size().min(needed))
                 {
                     self.top = Some(top);
                     return Err(error);
@@ -795,7 +810,10 @@ impl Inner {
             }
             None => match self.frozen.take() {
                 Some(frozen) if self.session.may_overwrite() => {
-                    if let Err(error) = frozen.file.to_torn(&self.target, frozen.layer.size()) {
+                    if let Err(error) = frozen
+                        .file
+                        .to_torn(&self.target, frozen.layer.size().min(needed))
+                    {
                         self.frozen = Some(frozen);
                         return Err(error);
                     }
@@ -838,7 +856,8 @@ impl Inner {
     }
 
     fn truncate(&mut self, size: u64, context: &Context) -> Result<()> {
-        self.top(context)?.truncate(size)?;
+        let needed = if size == 0 { 0 } else { u64::MAX };
+        self.top_with(needed, context)?.truncate(size)?;
         if size == 0
             && let Some(top) = &mut self.top
         {

@@ -722,6 +722,56 @@ async fn what_is_written_into_a_committed_file_is_recorded_and_counted_before_it
     assert!(bench.writer.context.spool.bytes() >= 100);
 }
 
+#[tokio::test]
+async fn cutting_to_nothing_needs_no_room() {
+    let bench = bench_in(None, Some(100)).await;
+    bench.writer.write(0, &[1; 60]).unwrap();
+    done(bench.writer.close()).await.unwrap();
+    let spool = &bench.writer.context.spool;
+    let full = spool.create(&bench.writer.target()).unwrap();
+    full.charge(100).unwrap();
+    bench.writer.touched().unwrap();
+    assert_eq!(bench.writer.size(), 0);
+    assert_eq!(spool.bytes(), 100);
+    done(bench.writer.close()).await.unwrap();
+    bench.writer.released();
+    bench.writer.at_rest().await;
+    assert_eq!(bench.store.content("f").unwrap(), "");
+}
+
+#[tokio::test]
+async fn after_a_failed_write_a_file_that_is_cut_to_nothing_is_as_good_as_new() {
+    let bench = bench(None).await;
+    bench.writer.write(0, b"half").unwrap();
+    bench.writer.spoilt(&Kind::Full.into());
+    assert_eq!(
+        done(bench.writer.close()).await.unwrap_err().kind,
+        Kind::Full
+    );
+    bench.writer.truncate(2).unwrap();
+    assert_eq!(
+        done(bench.writer.close()).await.unwrap_err().kind,
+        Kind::Full
+    );
+    bench.writer.truncate(0).unwrap();
+    bench.writer.write(0, b"whole").unwrap();
+    done(bench.writer.close()).await.unwrap();
+    assert_eq!(bench.store.content("f").unwrap(), "whole");
+}
+
+#[tokio::test]
+async fn what_is_cut_to_nothing_is_as_old_as_that() {
+    let bench = bench(Some(b"old")).await;
+    let mtime = Some(SystemTime::UNIX_EPOCH);
+    bench.writer.set_attrs(&Attrs {
+        mtime,
+        ..mode(0o600)
+    });
+    bench.writer.touched().unwrap();
+    assert_eq!(bench.writer.attrs(), mode(0o600));
+    assert!(bench.writer.written().is_some());
+}
+
 /// The records in the spool that promise something.
 fn promised(bench: &Bench) -> Vec<Record> {
     let mut found = Vec::new();
