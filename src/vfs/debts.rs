@@ -70,7 +70,7 @@ impl Vfs {
                 }
                 Class::Refused => {
                     taken.kept += 1;
-                    lock(&self.refusals).push((record.target.place, file));
+                    lock(&self.refusals).push((record.target.place, record.at_ms, file));
                 }
                 Class::Acknowledged if served.get(&record.target.place) == Some(&true) => {
                     file.discard();

@@ -129,8 +129,9 @@ pub struct Vfs {
     draining: AtomicBool,
     temp_names: GlobSet,
     commit_for: GlobSet,
-    /// What an earlier process was refused, until something newer of that name is committed.
-    refusals: Mutex<Vec<(Place, Arc<SpoolFile>)>>,
+    /// What an earlier process was refused, with its [`write::Record::at_ms`], until something newer of that
+    /// name is committed.
+    refusals: Mutex<Vec<(Place, u64, Arc<SpoolFile>)>>,
     /// Files that lost their name to another, whose writer this is: owed until that one is safe.
     replaced: Mutex<HashMap<u64, Arc<Writer>>>,
     /// Files that are owed and that this mount cannot send.
@@ -410,6 +411,7 @@ impl write::Owner for Vfs {
     fn committed(&self, ino: u64, entry: &Entry) {
         {
             let mut tree = self.tree();
+            let mut number = 0;
             if let Some(node) = tree.get_mut(ino) {
                 let now = Instant::now();
                 node.checked = now;
@@ -419,14 +421,15 @@ impl write::Owner for Vfs {
                 if let Some(writer) = &node.writer {
                     node.attrs = writer.attrs();
                     node.written = writer.written();
+                    number = writer.committed_number();
                 }
             }
             tree.lay(ino);
             let place = tree
                 .get(ino)
                 .and_then(|node| tree.place(node.parent, &node.name));
-            lock(&self.refusals).retain(|(there, file)| {
-                let superseded = Some(there) == place.as_ref();
+            lock(&self.refusals).retain(|(there, at_ms, file)| {
+                let superseded = Some(there) == place.as_ref() && *at_ms < number;
                 if superseded {
                     file.discard();
                 }

@@ -217,6 +217,7 @@ impl Vfs {
             self.tree().haunt(parent, old, ino);
         }
         let deferred = self.is_deferred(new_name);
+        let looked = self.looked(over, new_parent, new_name);
         self.take_name(ino, new_parent, new_name);
         let ghost = self.tree().take_ghost(new_parent, new_name, ino);
         let (over_entry, struck) = match ghost {
@@ -226,7 +227,8 @@ impl Vfs {
         let path = self.tree().path(ino);
         writer.set_promise(self.promise_for(&path));
         let there = place.clone();
-        let change = |target: &mut Target| redirect(target, place, over_entry, replaced, path);
+        let change =
+            |target: &mut Target| redirect(target, place, over_entry, replaced, path, looked);
         let noted = writer.retarget(change);
         let copier = writer.clone();
         let rest = async move {
@@ -250,6 +252,20 @@ impl Vfs {
             }
         };
         Ok(Some((writer, Box::pin(rest))))
+    }
+
+    /// When the store was last asked what has a name, or `over` was committed under it; `None`: it must be
+    /// asked again.
+    fn looked(&self, over: Option<u64>, parent: u64, name: &str) -> Option<Instant> {
+        let tree = self.tree();
+        match over.map(|over| tree.get(over)) {
+            Some(node) => node.and_then(|node| match &node.writer {
+                Some(writer) => writer.target().looked,
+                None => Some(node.checked),
+            }),
+            None if tree.ghost(parent, name).is_some() => None,
+            None => tree.absent_since(parent, name),
+        }
     }
 
     /// Waits until nothing is left under the old names of a file: until its commit, which a temporary name
@@ -475,6 +491,7 @@ fn redirect(
     over: Option<Entry>,
     replaced: Vec<(Place, Entry)>,
     path: String,
+    looked: Option<Instant>,
 ) {
     target.path = path;
     let old = std::mem::replace(&mut target.place, place);
@@ -489,6 +506,6 @@ fn redirect(
         .position(|(there, _)| *there == target.place);
     let back = back.map(|at| target.removes.swap_remove(at).1);
     target.replaces = over.or(back);
-    target.looked = Some(Instant::now());
+    target.looked = looked;
     target.exclusive = false;
 }

@@ -1,5 +1,6 @@
 //! What stays in the spool, as a running mount knows it: listed, sent again, discarded.
 
+use super::tree::Node;
 use super::{Vfs, lock};
 use crate::error::{Error, Kind, Result};
 use crate::store::Kind as EntryKind;
@@ -93,16 +94,16 @@ impl Vfs {
                     let target = writer.target();
                     self.check_not_newer(&target.place, target.replaces.as_ref(), &unsent)
                         .await?;
-                    super::files::wait(writer.sync()).await
+                    self.retry_refused(&writer).await
                 }
             };
         }
         let refusal = {
             let mut refusals = lock(&self.refusals);
-            let at = (refusals.iter()).position(|(_, file)| file.path() == unsent.data);
+            let at = (refusals.iter()).position(|(.., file)| file.path() == unsent.data);
             at.map(|at| refusals.remove(at))
         };
-        let (place, file) = match refusal {
+        let (place, at_ms, file) = match refusal {
             Some(refusal) => refusal,
             None => {
                 let (file, record) = self.write.spool.reopen(&unsent.data)?;
@@ -110,17 +111,24 @@ impl Vfs {
                     self.not_left();
                     return self.retry_left(&file, &record).await;
                 }
-                (record.target.place, file)
+                (record.target.place, record.at_ms, file)
             }
         };
         let writer = match self.readmit(&file, &unsent).await {
             Ok(writer) => writer,
             Err(error) => {
-                lock(&self.refusals).push((place, file));
+                lock(&self.refusals).push((place, at_ms, file));
                 return Err(error);
             }
         };
-        super::files::wait(writer.sync()).await
+        self.retry_refused(&writer).await
+    }
+
+    /// Sends what was refused; a close may be answered for less than that.
+    async fn retry_refused(&self, writer: &Arc<Writer>) -> Result<()> {
+        writer.set_deferred(false);
+        super::files::wait(writer.sync()).await?;
+        self.outcome(writer).await
     }
 
     /// One owed version less that this mount cannot send.
@@ -132,6 +140,11 @@ impl Vfs {
 
     async fn retry_owed(&self, writer: &Arc<Writer>) -> Result<()> {
         writer.set_deferred(false);
+        self.outcome(writer).await
+    }
+
+    /// How what is on its way ends.
+    async fn outcome(&self, writer: &Writer) -> Result<()> {
         writer.at_rest().await;
         match writer.look().2 {
             Last::Failed { error, .. } if writer.owes() => Err(error),
@@ -180,13 +193,12 @@ impl Vfs {
             return Err(Error::new(Kind::IsDir, "take up").at(name));
         }
         if node.handles > 0 || !node.is_settled() {
-            let error = Error::new(Kind::Busy, "take up").at(name);
-            return Err(error.said("it is open, or something newer of that name is on its way"));
+            return Err(taken(name));
         }
         Ok(ino)
     }
 
-    /// Gives a claimed inode its writer, or the name back.
+    /// Gives a claimed inode its writer, or the name back: `Busy` if something newer has come there since.
     pub(super) fn settle_claim(
         &self,
         ino: u64,
@@ -194,6 +206,16 @@ impl Vfs {
         attrs: &crate::store::Attrs,
     ) -> Result<Arc<Writer>> {
         let mut tree = self.tree();
+        let newer = |node: &&Node| {
+            let writer = node.writer.as_ref();
+            !node.is_named()
+                || node.handles > 0
+                || writer.is_some_and(|writer| !writer.is_settled())
+        };
+        let writer = match tree.get(ino).filter(newer) {
+            Some(node) => writer.and_then(|_| Err(taken(&node.name))),
+            None => writer,
+        };
         match (writer, tree.get_mut(ino)) {
             (Ok(writer), Some(node)) => {
                 node.attrs = attrs.clone();
@@ -244,9 +266,9 @@ impl Vfs {
         }
         let Some(writer) = self.writer_with(&unsent.data) else {
             let mut refusals = lock(&self.refusals);
-            let at = (refusals.iter()).position(|(_, file)| file.path() == unsent.data);
+            let at = (refusals.iter()).position(|(.., file)| file.path() == unsent.data);
             if let Some(at) = at {
-                refusals.remove(at).1.discard();
+                refusals.remove(at).2.discard();
                 return Ok(());
             }
             drop(refusals);
@@ -281,4 +303,9 @@ impl Vfs {
         }
         Ok(())
     }
+}
+
+fn taken(name: &str) -> Error {
+    let error = Error::new(Kind::Busy, "take up").at(name);
+    error.said("it is open, or something newer of that name is on its way")
 }

@@ -50,7 +50,11 @@ impl Writer {
     }
 
     /// Lets the session decide; does what must happen under the lock, returns the rest.
-    fn decide(self: &Arc<Self>, inner: &mut Inner, event: Event<Waiter>) -> Vec<Action<Waiter>> {
+    pub(super) fn decide(
+        self: &Arc<Self>,
+        inner: &mut Inner,
+        event: Event<Waiter>,
+    ) -> Vec<Action<Waiter>> {
         let mut later = Vec::new();
         for action in inner.session.on(event) {
             match action {
@@ -65,6 +69,7 @@ impl Writer {
                         self.context.rt.spawn(async move { writer.broke(error) });
                     }
                 },
+                Action::Unseal => inner.unseal(),
                 Action::Persist => self.spawn_persist(inner),
                 Action::Send => self.spawn_send(inner),
                 Action::Cancel => {
@@ -82,7 +87,7 @@ impl Writer {
     }
 
     /// What needs no lock.
-    fn perform(self: &Arc<Self>, actions: Vec<Action<Waiter>>) {
+    pub(super) fn perform(self: &Arc<Self>, actions: Vec<Action<Waiter>>) {
         self.landed.notify_waiters();
         let owner = self.context.owner.upgrade();
         for action in actions {
@@ -110,6 +115,7 @@ impl Writer {
                 }
                 // Done under the lock.
                 Action::Seal
+                | Action::Unseal
                 | Action::Persist
                 | Action::Send
                 | Action::Cancel
@@ -134,7 +140,10 @@ impl Writer {
     fn spawn_seal(self: &Arc<Self>, frozen: Arc<Content>) {
         let writer = self.clone();
         self.context.rt.spawn(async move {
-            match frozen.complete(&writer.context.cache).await {
+            match frozen
+                .complete(&writer.context.cache, &writer.target())
+                .await
+            {
                 Ok(whole) => {
                     let whole = Arc::new(whole);
                     {
@@ -251,7 +260,7 @@ impl Writer {
         let versions = inner.top.iter().chain(inner.frozen.as_deref());
         let files = versions.map(|content| content.file.clone());
         files
-            .chain(inner.owed.as_ref().map(|owed| owed.file.clone()))
+            .chain(inner.owed.as_ref().map(|owed| owed.content.file.clone()))
             .collect()
     }
 
@@ -259,7 +268,11 @@ impl Writer {
     pub(super) fn discard(&self, files: &[Arc<SpoolFile>]) {
         files.iter().for_each(|file| file.discard());
         let mut inner = self.lock();
-        let gone = |owed: &mut Owed| files.iter().any(|file| Arc::ptr_eq(file, &owed.file));
+        let gone = |owed: &mut Owed| {
+            files
+                .iter()
+                .any(|file| Arc::ptr_eq(file, &owed.content.file))
+        };
         inner.owed.take_if(gone);
     }
 
@@ -295,6 +308,11 @@ impl Writer {
             replaces: target.replaces.clone(),
             exclusive: target.exclusive,
         };
+        // What the power cut brought back may be older than what has the name now.
+        let conflict = match self.context.conflict {
+            Conflict::Overwrite if content.file.is_left() => Conflict::KeepBoth,
+            set => set,
+        };
         let named = |error: Error| error.at(target.path.clone());
         let (store, uploads) = (&*self.context.store, self.context.uploads);
         let (mut look, looked) = match target.looked.filter(|&at| is_recent(at) && !doubt) {
@@ -316,12 +334,12 @@ impl Writer {
                     }
                     break (entry, None);
                 }
-                look => self.settle(look, &mut new)?,
+                look => self.settle(look, &mut new, conflict)?,
             };
             let beside = theirs.is_some();
             let last_look = || match beside {
                 true => std::future::ready(Ok(None)).boxed(),
-                false => self.last_look(&target, &new, tried, looked).boxed(),
+                false => (self.last_look(&target, &new, tried, looked, conflict)).boxed(),
             };
             let load = Load {
                 store,
@@ -365,7 +383,7 @@ impl Writer {
             return Ok(());
         }
         loop {
-            match self.sent(&entry, &new, started) {
+            match self.sent(&entry, &new, started).await {
                 None => return Ok(()),
                 Some(attrs) => {
                     entry = store.set_attrs(&entry, &attrs).await?;
@@ -383,13 +401,13 @@ impl Writer {
         new: &New,
         tried: bool,
         looked: Instant,
+        conflict: Conflict,
     ) -> Result<Option<Entry>> {
         let caps = self.context.store.caps();
         let decided = if new.exclusive {
             caps.exclusive_create
         } else {
-            self.context.conflict == Conflict::Overwrite
-                || (caps.conditional_replace && new.replaces.is_some())
+            conflict == Conflict::Overwrite || (caps.conditional_replace && new.replaces.is_some())
         };
         if decided || is_recent(looked) {
             return Ok(None);
@@ -427,7 +445,7 @@ impl Writer {
     }
 
     /// Decides about somebody else's version; returns it if ours goes beside it.
-    fn settle(&self, look: Look, new: &mut New) -> Result<Option<Entry>> {
+    fn settle(&self, look: Look, new: &mut New, conflict: Conflict) -> Result<Option<Entry>> {
         let Look::Theirs(theirs) = look else {
             return Ok(None);
         };
@@ -437,7 +455,7 @@ impl Writer {
         }
         // What was promised cannot be refused any more: it is a conflict like any other.
         new.exclusive = false;
-        match self.context.conflict {
+        match conflict {
             Conflict::Overwrite => {
                 new.replaces = Some(theirs);
                 Ok(None)
@@ -490,8 +508,8 @@ impl Writer {
         self.perform(later);
     }
 
-    /// The name changed or went while ours was sent to `place`: what is there goes with the next commit,
-    /// or with the name.
+    /// The name has changed, or changes in a moment, or went while ours was sent to `place`: what is there goes
+    /// with the next commit, or with the name.
     fn elsewhere(
         self: &Arc<Self>,
         inner: &mut Inner,
@@ -500,13 +518,15 @@ impl Writer {
     ) -> Vec<Action<Waiter>> {
         inner.target.removes.push((place.clone(), other.clone()));
         let given_up = Error::new(Kind::Cancelled, "commit");
-        self.decide(inner, Event::Broke(given_up))
+        let mut later = self.decide(inner, Event::Moved);
+        later.extend(self.decide(inner, Event::Broke(given_up)));
+        later
     }
 
     /// The store has `entry`. Ends the flight, unless attributes were set meanwhile: then these are
     /// returned and have to be set first.
-    fn sent(self: &Arc<Self>, entry: &Entry, new: &New, started: Instant) -> Option<Attrs> {
-        let (later, here, path) = {
+    async fn sent(self: &Arc<Self>, entry: &Entry, new: &New, started: Instant) -> Option<Attrs> {
+        let (later, here, path, owed) = {
             let mut inner = self.lock();
             let here = inner.target.place == new.place && !inner.session.is_gone();
             let last = inner.session.top() == Top::Same;
@@ -514,6 +534,7 @@ impl Writer {
                 return Some(inner.target.attrs.clone());
             }
             inner.progress = None;
+            let owed = inner.owed.as_ref().map(|owed| owed.content.file.clone());
             if here {
                 inner.failures = 0;
                 inner.has_now(entry);
@@ -529,7 +550,7 @@ impl Writer {
                     .push((new.place.clone(), entry.clone()));
             }
             let path = inner.target.path.clone();
-            (self.decide(&mut inner, Event::Sent), here, path)
+            (self.decide(&mut inner, Event::Sent), here, path, owed)
         };
         let context = &self.context;
         context.sent_bytes.fetch_add(entry.size, Ordering::Relaxed);
@@ -540,6 +561,12 @@ impl Writer {
             log::info!("{path}: {size} bytes committed in {seconds:.2} s, {rate:.1} MB/s");
             if let Some(owner) = context.owner.upgrade() {
                 owner.committed(self.ino, entry);
+            }
+            // After a power cut the record of what is owed no more must not be back, and be sent again.
+            if let Some(owed) = owed
+                && let Err(error) = self.blocking("settle", move || owed.sync_removal()).await
+            {
+                log::warn!("{path}: {error}");
             }
         }
         self.perform(later);
@@ -583,7 +610,6 @@ impl Inner {
     fn freeze(&mut self, context: &super::Context) -> Result<Arc<Content>> {
         if self.top.is_none()
             && let Some(frozen) = &self.frozen
-            && frozen.layer.missing().is_empty()
         {
             // Once more as it is; what its record says stands meanwhile.
             return Ok(frozen.clone());
@@ -595,17 +621,26 @@ impl Inner {
         Ok(frozen)
     }
 
-    /// From now on `content` is what is owed; an older version no longer is.
-    fn owe(&mut self, content: &Content) {
-        let owed = Owed {
-            file: content.file.clone(),
-            size: content.layer.size(),
-            digests: content.digests(),
-            number: self.sealed,
+    fn unseal(&mut self) {
+        let Some(owed) = self.owed.as_ref().map(|owed| owed.content.clone()) else {
+            return;
         };
-        let older = self.owed.replace(owed).map(|older| older.file);
-        if let Some(older) = older.filter(|older| !Arc::ptr_eq(older, &content.file)) {
-            older.discard();
+        if let Some(failed) = self.frozen.replace(owed.clone())
+            && !Arc::ptr_eq(&failed.file, &owed.file)
+            && self.top.is_none()
+        {
+            failed.file.set_open(self.session.is_open());
+            self.top = Some((*failed).clone());
+        }
+    }
+
+    /// From now on `content` is what is owed; an older version no longer is.
+    fn owe(&mut self, content: &Arc<Content>) {
+        let (content, number) = (content.clone(), self.sealed);
+        let file = content.file.clone();
+        let older = self.owed.replace(Owed { content, number });
+        if let Some(older) = older.filter(|older| !Arc::ptr_eq(&older.content.file, &file)) {
+            older.content.file.discard();
         }
     }
 
@@ -622,7 +657,7 @@ impl Inner {
 
     /// The store has the frozen version: nothing is owed, and its file is only a cache.
     fn settle_debt(&mut self) {
-        let owed = self.owed.take().map(|owed| owed.file);
+        let owed = self.owed.take().map(|owed| owed.content.file.clone());
         let frozen = self.frozen.as_ref().map(|frozen| &frozen.file);
         if let Some(owed) = owed
             && frozen.is_none_or(|frozen| !Arc::ptr_eq(frozen, &owed))

@@ -197,8 +197,8 @@ impl Content {
     /// The same content with every byte in one spool file and the digest of the whole.
     ///
     /// The version below, if it is in the spool, must not be on its way any more: the cheaper of the two
-    /// directions is copied.
-    pub(super) async fn complete(&self, cache: &Arc<Cache>) -> Result<Content> {
+    /// directions is copied. `target`: for the record of a file that was a cache and is written to.
+    pub(super) async fn complete(&self, cache: &Arc<Cache>, target: &Target) -> Result<Content> {
         let mut whole = self.clone();
         whole.lower = Lower::Nothing;
         match &self.lower {
@@ -224,9 +224,9 @@ impl Content {
             }
             Lower::Content(lower) => {
                 // Its own completion may have failed.
-                let under = Box::pin(lower.complete(cache)).await?;
-                let over = self.clone();
-                whole = tokio::task::spawn_blocking(move || over.join(&under))
+                let under = Box::pin(lower.complete(cache, target)).await?;
+                let (over, target) = (self.clone(), target.clone());
+                whole = tokio::task::spawn_blocking(move || over.join(&under, &target))
                     .await
                     .map_err(|e| Error::new(Kind::Broken, "complete").because(e))??;
             }
@@ -242,7 +242,7 @@ impl Content {
     }
 
     /// This layer and the complete content below in one file, copying the smaller side.
-    fn join(&self, under: &Content) -> Result<Content> {
+    fn join(&self, under: &Content, target: &Target) -> Result<Content> {
         let missing = self.layer.missing();
         let len = |ranges: &[Range<u64>]| ranges.iter().map(|r| r.end - r.start).sum::<u64>();
         let owned: Vec<_> = self.layer.owned().collect();
@@ -263,6 +263,11 @@ impl Content {
             }
             self.file.charge_exactly(there)?;
             return Ok(whole);
+        }
+        if under.file.is_cache() {
+            // The store has what it was, and nobody has what it becomes.
+            under.file.to_torn(target, under.layer.size())?;
+            under.file.set_open(false);
         }
         let below = missing.last().map_or(0, |range| range.end);
         let first = owned

@@ -28,7 +28,7 @@ pub use spool::{Found, Noted, Spool, SpoolFile};
 
 use crate::error::{Error, Kind, Result};
 use crate::read::Cache;
-use crate::store::{Algo, Attrs, Digests, Entry, Place, Store};
+use crate::store::{Algo, Attrs, Entry, Place, Store};
 use bytes::Bytes;
 use content::{Content, Lower};
 use serde::{Deserialize, Serialize};
@@ -153,9 +153,7 @@ pub struct Writer {
 /// A version that is durable in the spool and not on the store.
 #[derive(Clone, Debug)]
 struct Owed {
-    file: Arc<SpoolFile>,
-    size: u64,
-    digests: Digests,
+    content: Arc<Content>,
     /// As [`Record::at_ms`].
     number: u64,
 }
@@ -172,7 +170,7 @@ struct Inner {
     frozen: Option<Arc<Content>>,
     /// The [`Record::at_ms`] of that version.
     sealed: u64,
-    /// The file of the version that is owed, until a newer one is or the store has it.
+    /// The version that is owed, until a newer one is or the store has it.
     owed: Option<Owed>,
     progress: Option<Arc<Progress>>,
     /// When a program last wrote.
@@ -204,21 +202,17 @@ impl Writer {
         file: Arc<SpoolFile>,
         record: &Record,
     ) -> Result<Arc<Self>> {
-        let content = Content::adopted(file.clone(), record.size, context.algo());
-        let whole = content.complete(&context.cache).await?;
+        let content = Content::adopted(file, record.size, context.algo());
+        let whole = content.complete(&context.cache, &record.target).await?;
         if whole.digests().agree(&record.digests) == Some(false) {
             return Err(Error::new(Kind::Mismatch, "read spool").at(record.target.path.clone()));
         }
         let writer = Writer::with(ino, context, record.target.clone(), None, Some(whole));
         {
             let mut inner = writer.lock();
-            inner.owed = Some(Owed {
-                file,
-                size: record.size,
-                digests: record.digests.clone(),
-                number: record.at_ms,
-            });
-            inner.sealed = record.at_ms;
+            let number = record.at_ms;
+            inner.owed = inner.frozen.clone().map(|content| Owed { content, number });
+            inner.sealed = number;
             // The earlier process may have sent it.
             inner.doubt = true;
             inner.session.on(Event::Adopted);
@@ -257,7 +251,7 @@ impl Writer {
             && inner.session.flight() == Flight::Idle
             && matches!(inner.session.last(), Last::Failed { .. });
         let newest = inner.newest().map(|content| content.file.path());
-        let owed = inner.owed.as_ref().map(|owed| owed.file.path());
+        let owed = inner.owed.as_ref().map(|owed| owed.content.file.path());
         let files = inner.top.iter().chain(inner.frozen.as_deref());
         let mut spooled: Vec<_> = files
             .map(|content| content.file.path())
@@ -401,7 +395,7 @@ impl Writer {
         };
         let Some(base) = base else { return Ok(()) };
         let over = Content::over(Lower::Entry(base), &self.context.spool, None, &target)?;
-        let whole = Arc::new(over.complete(&self.context.cache).await?);
+        let whole = Arc::new(over.complete(&self.context.cache, &target).await?);
         let mut inner = self.lock();
         whole.file.set_open(false);
         if inner.newest().is_none() {
@@ -427,6 +421,7 @@ impl Writer {
         let mut inner = self.lock();
         inner.truncate(0, &self.context)?;
         inner.session.on(Event::Touched);
+        inner.stamp();
         Ok(())
     }
 
@@ -459,6 +454,10 @@ impl Writer {
     pub fn truncate(&self, size: u64) -> Result<()> {
         let mut inner = self.lock();
         inner.truncate(size, &self.context)?;
+        if size == 0 {
+            // Whatever failed before is gone with the bytes.
+            inner.session.on(Event::Touched);
+        }
         inner.wrote();
         Ok(())
     }
@@ -514,6 +513,17 @@ impl Writer {
     #[must_use]
     pub fn is_settled(&self) -> bool {
         self.lock().session.is_settled()
+    }
+
+    /// The [`Record::at_ms`] of the version that the store has; 0 if something newer is written or on its way.
+    #[must_use]
+    pub fn committed_number(&self) -> u64 {
+        let inner = self.lock();
+        if inner.session.is_settled() {
+            inner.sealed
+        } else {
+            0
+        }
     }
 
     /// Whether a handle that can write is open.
@@ -660,15 +670,17 @@ impl Writer {
         self: &Arc<Self>,
         change: impl FnOnce(&mut Target),
     ) -> futures_util::future::BoxFuture<'static, Result<()>> {
-        {
+        let later = {
+            // One step: a commit must find both places or the new one.
             let mut inner = self.lock();
             let was = inner.target.place.clone();
             change(&mut inner.target);
             if inner.target.place != was {
                 inner.renumber();
             }
-        }
-        self.step(Event::Moved);
+            self.decide(&mut inner, Event::Moved)
+        };
+        self.perform(later);
         let writer = self.clone();
         Box::pin(async move {
             writer.until(|inner| !inner.session.is_moving()).await;
@@ -693,13 +705,14 @@ impl Writer {
             let inner = self.lock();
             inner.owed.clone().map(|owed| {
                 let record = Record {
-                    size: owed.size,
-                    digests: owed.digests,
+                    size: owed.content.layer.size(),
+                    digests: owed.content.digests(),
                     at_ms: owed.number,
                     ..Record::new(Class::Acknowledged, inner.target.clone())
                 };
-                let stamp = owed.file.stamp();
-                (owed.file, record, stamp)
+                let file = owed.content.file.clone();
+                let stamp = file.stamp();
+                (file, record, stamp)
             })
         };
         let Some((file, record, stamp)) = owed else {
@@ -762,6 +775,11 @@ impl Inner {
 
     fn wrote(&mut self) {
         self.session.on(Event::Wrote);
+        self.stamp();
+    }
+
+    /// The content is of now.
+    fn stamp(&mut self) {
         self.written = Some(SystemTime::now());
         self.target.attrs.mtime = None;
     }
@@ -785,11 +803,16 @@ impl Inner {
 
     /// The version being written, begun if there is none. In place if nobody needs the last one.
     fn top(&mut self, context: &Context) -> Result<&mut Content> {
+        self.top_with(u64::MAX, context)
+    }
+
+    /// The same, where at most the first `needed` bytes of what was there are needed: none or all.
+    fn top_with(&mut self, needed: u64, context: &Context) -> Result<&mut Content> {
         let top = match self.top.take() {
             Some(top) => {
                 // Kept after a failure, perhaps: the record is of what it was.
                 if self.session.top() == Top::Same
-                    && let Err(error) = top.file.to_torn(&self.target, top.layer.size())
+                    && let Err(error) = top.file.to_torn(&self.target, top.layer.size().min(needed))
                 {
                     self.top = Some(top);
                     return Err(error);
@@ -798,7 +821,10 @@ impl Inner {
             }
             None => match self.frozen.take() {
                 Some(frozen) if self.session.may_overwrite() => {
-                    if let Err(error) = frozen.file.to_torn(&self.target, frozen.layer.size()) {
+                    if let Err(error) = frozen
+                        .file
+                        .to_torn(&self.target, frozen.layer.size().min(needed))
+                    {
                         self.frozen = Some(frozen);
                         return Err(error);
                     }
@@ -841,7 +867,8 @@ impl Inner {
     }
 
     fn truncate(&mut self, size: u64, context: &Context) -> Result<()> {
-        self.top(context)?.truncate(size)?;
+        let needed = if size == 0 { 0 } else { u64::MAX };
+        self.top_with(needed, context)?.truncate(size)?;
         if size == 0
             && let Some(top) = &mut self.top
         {

@@ -107,7 +107,7 @@ pub(super) enum Event<W> {
     Sealed,
     /// The frozen version is durable in the spool.
     Kept,
-    /// A parked version is to be sent now.
+    /// A parked version is to be sent now, unless it was only created or cut and is still open.
     Go,
     /// A version that an earlier process had promised is here, durable.
     Adopted,
@@ -141,6 +141,8 @@ pub(super) enum Event<W> {
 pub(super) enum Action<W> {
     /// Freeze the version being written and complete it.
     Seal,
+    /// The frozen version is the one being written again; what is owed takes its place.
+    Unseal,
     /// Make the frozen version durable in the spool, as acknowledged.
     Persist,
     /// Send the frozen version to the present target.
@@ -177,6 +179,9 @@ pub(super) struct Session<W> {
     debt: bool,
     /// Once durable it waits for the next try.
     park: bool,
+    /// What follows the version that is owed could not be made durable: unless somebody asks for it, it waits
+    /// until that one has left.
+    stuck: bool,
     /// Only created or cut, and closed once: durable in the spool, published at the last close.
     shy: bool,
     next_shy: bool,
@@ -208,6 +213,7 @@ impl<W> Default for Session<W> {
             kept: false,
             debt: false,
             park: false,
+            stuck: false,
             shy: false,
             next_shy: false,
             spoilt: None,
@@ -319,7 +325,7 @@ impl<W> Session<W> {
                 Vec::new()
             }
             Event::Wrote => {
-                self.next_shy = false;
+                (self.next_shy, self.stuck) = (false, false);
                 self.top = Top::Written;
                 Vec::new()
             }
@@ -371,7 +377,9 @@ impl<W> Session<W> {
                 Vec::new()
             }
             Event::Go => {
-                if self.flight != Flight::Parked || self.gone {
+                // Who has just created it, or cut it, is about to write it.
+                let early = self.shy && self.open > 0;
+                if self.flight != Flight::Parked || self.gone || early {
                     return Vec::new();
                 }
                 self.flight = Flight::Uploading;
@@ -410,6 +418,10 @@ impl<W> Session<W> {
                 if self.flight == Flight::Uploading && !self.gone {
                     self.moved = true;
                     return vec![Action::Cancel];
+                }
+                if self.is_settled() && !self.gone {
+                    // The store has it under another name alone.
+                    self.top = Top::Written;
                 }
                 Vec::new()
             }
@@ -503,7 +515,7 @@ impl<W> Session<W> {
     }
 
     fn on_sent(&mut self) -> Vec<Action<W>> {
-        self.stays = false;
+        (self.stays, self.stuck) = (false, false);
         if self.gone {
             // Whoever removed the name waits for this, and removes it from the store.
             return self.end_gone();
@@ -530,7 +542,7 @@ impl<W> Session<W> {
             self.moved = false;
             return vec![Action::Send];
         }
-        self.moved = false;
+        (self.moved, self.park) = (false, false);
         let told = !self.waiting.is_empty();
         self.last = Last::Failed {
             error: error.clone(),
@@ -545,6 +557,15 @@ impl<W> Session<W> {
             self.flight = Flight::Keeping;
             self.park = true;
             actions.push(Action::Persist);
+        } else if self.debt {
+            // Its bytes may not fit beside those that are owed: these go first.
+            self.top = if std::mem::take(&mut self.shy) {
+                Top::Touched
+            } else {
+                Top::Written
+            };
+            (self.flight, self.kept, self.stuck) = (Flight::Parked, true, true);
+            actions.extend([Action::Unseal, Action::Later(error)]);
         } else {
             self.flight = Flight::Idle;
         }
@@ -587,6 +608,14 @@ impl<W> Session<W> {
         self.last = Last::None;
         if self.waiting.is_empty() || open {
             self.latched = Some(error.clone());
+        }
+        if std::mem::take(&mut self.stuck) && !open {
+            // It follows what has lost the name: kept, and sent on request alone.
+            self.top = Top::Same;
+            self.last = Last::Failed {
+                error: error.clone(),
+                told: true,
+            };
         }
         actions.extend(answer(&mut self.waiting, Err(error)));
         actions.extend(self.rest());
@@ -652,7 +681,7 @@ impl<W> Session<W> {
             actions.push(Action::Keep(error));
             return actions;
         }
-        if !self.next.is_empty() || (self.open == 0 && self.top != Top::Same) {
+        if !self.next.is_empty() || (self.open == 0 && self.top != Top::Same && !self.stuck) {
             self.waiting = std::mem::take(&mut self.next);
             self.top = Top::Same;
             self.kept = false;

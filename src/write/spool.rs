@@ -495,6 +495,12 @@ impl SpoolFile {
         self.state().class
     }
 
+    /// Whether it is as an earlier process left it.
+    #[must_use]
+    pub(super) fn is_left(&self) -> bool {
+        self.state().left
+    }
+
     /// To be taken when a record is drawn up, under the lock that keeps what it says true.
     #[must_use]
     pub fn stamp(&self) -> Stamp {
@@ -624,6 +630,11 @@ impl SpoolFile {
         failpoint::cross(Group::Spool, format_args!("sync folder of {ending}"));
         sync_dir(self.stem.parent().unwrap_or(Path::new("/")))
             .map_err(|e| Error::local("sync spool folder", e))
+    }
+
+    /// Makes durable that its record was taken away.
+    pub(super) fn sync_removal(&self) -> Result<()> {
+        self.sync_folder("removed")
     }
 
     /// The store has it: it is a cache from here on, which gives way and is not charged.

@@ -25,14 +25,14 @@ struct Bench {
     _dir: tempfile::TempDir,
 }
 
-fn context(store: &Arc<Memory>, dir: &tempfile::TempDir) -> Arc<Context> {
+fn context(store: &Arc<Memory>, dir: &tempfile::TempDir, max: Option<u64>) -> Arc<Context> {
     let rt = tokio::runtime::Handle::current();
     let wrapped: Arc<dyn Store> = store.clone();
     let nobody: Weak<dyn Owner> = Weak::<Nobody>::new();
     Arc::new(Context {
         store: wrapped.clone(),
         cache: Cache::new(wrapped, rt.clone(), 1 << 20, 4, Duration::from_secs(60)),
-        spool: Spool::open(dir.path(), None).unwrap().0,
+        spool: Spool::open(dir.path(), max).unwrap().0,
         rt,
         uploads: 3,
         conflict: Conflict::KeepBoth,
@@ -44,6 +44,11 @@ fn context(store: &Arc<Memory>, dir: &tempfile::TempDir) -> Arc<Context> {
 }
 
 async fn bench(old: Option<&[u8]>) -> Bench {
+    bench_in(old, None).await
+}
+
+/// With room for `max` bytes in the spool.
+async fn bench_in(old: Option<&[u8]>, max: Option<u64>) -> Bench {
     let (store, dir) = (Arc::new(Memory::new()), tempfile::tempdir().unwrap());
     let place = Place {
         dir: "".into(),
@@ -65,7 +70,7 @@ async fn bench(old: Option<&[u8]>) -> Bench {
         exclusive: false,
         attrs: Attrs::default(),
     };
-    let writer = Writer::new(7, context(&store, &dir), target, base);
+    let writer = Writer::new(7, context(&store, &dir, max), target, base);
     writer.opened();
     Bench {
         store,
@@ -269,10 +274,7 @@ async fn an_upload_declared_void_starts_over_and_arrives() {
 
 #[tokio::test]
 async fn a_store_that_has_something_else_is_a_mismatch() {
-    #[derive(Debug)]
-    struct Never;
     let bench = bench(None).await;
-    let _ = Never;
     bench.writer.write(0, b"hello").unwrap();
     // The digest that was taken along is of other bytes than those that lie in the spool.
     {
@@ -330,6 +332,78 @@ async fn a_rename_during_an_upload_arrives_under_the_new_name_alone() {
         assert_eq!(bench.store.content("g").unwrap(), vec![1; 100]);
         assert_eq!(bench.store.paths(), ["g"], "{phase}");
     }
+}
+
+#[tokio::test]
+async fn a_rename_that_comes_when_the_upload_has_just_ended_arrives_under_the_new_name_alone() {
+    for in_parts in [false, true] {
+        let bench = bench(None).await;
+        let bytes = vec![1; if in_parts { 100 } else { 10 }];
+        bench.writer.write(0, &bytes).unwrap();
+        done(bench.writer.close()).await.unwrap();
+        let place = |target: &mut Target| {
+            let old = std::mem::replace(&mut target.place.name, "g".into());
+            let old = Place {
+                dir: "".into(),
+                name: old,
+            };
+            target
+                .removes
+                .extend(target.replaces.take().map(|entry| (old, entry)));
+        };
+        bench.writer.retarget(place).await.unwrap();
+        done(bench.writer.sync()).await.unwrap();
+        assert_eq!(bench.store.content("g").unwrap(), bytes);
+        assert_eq!(bench.store.paths(), ["g"]);
+    }
+}
+
+/// The name of every file is on its way to another one.
+#[derive(Debug, Default)]
+struct Mover;
+
+impl Owner for Mover {
+    fn committed(&self, _: u64, _: &Entry) {}
+    fn diverted(&self, _: u64, _: &Place, _: &Entry, _: &Entry, settle: &mut dyn FnMut(After)) {
+        settle(After::Elsewhere);
+    }
+    fn failed(&self, _: u64, _: &Error) {}
+    fn moved(&self) {}
+    fn rested(&self, _: u64) {}
+    fn dropped(&self, _: u64) {}
+}
+
+#[tokio::test]
+async fn a_conflict_found_while_the_name_changes_does_not_end_the_close() {
+    let mut bench = bench(Some(b"old")).await;
+    let owner: Arc<dyn Owner> = Arc::new(Mover);
+    let change = |context: &mut Context, target: &mut Target| {
+        context.owner = Arc::downgrade(&owner);
+        target.looked = None;
+    };
+    bench.writer = context_with(&bench.store, &bench._dir, change, &bench.writer.target());
+    bench.writer.opened();
+    bench.store.plant("f", b"theirs");
+    let gate = gate(&bench, "put");
+    bench.writer.write(0, b"hello").unwrap();
+    let answer = bench.writer.close();
+    asked(&bench, "put", 1).await;
+    gate.add_permits(1);
+    asked(&bench, "put", 2).await;
+    let moving = bench.writer.retarget(|target| {
+        target.place.name = "g".into();
+        target.replaces = None;
+    });
+    let (moved, ()) = tokio::join!(moving, async { gate.add_permits(9) });
+    moved.unwrap();
+    done(answer).await.unwrap();
+    assert_eq!(bench.store.content("g").unwrap(), "hello");
+    assert_eq!(bench.store.content("f").unwrap(), "theirs");
+    assert_eq!(
+        bench.store.paths(),
+        ["f", "g"],
+        "the copies beside are gone"
+    );
 }
 
 #[tokio::test]
@@ -409,6 +483,17 @@ async fn asked(bench: &Bench, op: &str, times: usize) {
     }
 }
 
+/// The next request of this kind fails.
+fn fail(bench: &Bench, op: &'static str, kind: Kind) {
+    let done = false;
+    bench
+        .store
+        .faults
+        .lock()
+        .unwrap()
+        .push_back(Fault { op, kind, done });
+}
+
 fn gate(bench: &Bench, op: &'static str) -> Arc<Semaphore> {
     let gate = Arc::new(Semaphore::new(0));
     *bench.store.gate.lock().unwrap() = Some((op, gate.clone()));
@@ -439,7 +524,7 @@ fn context_with(
     change: impl FnOnce(&mut Context, &mut Target),
     target: &Target,
 ) -> Arc<Writer> {
-    let mut context = Arc::into_inner(context(store, dir)).unwrap();
+    let mut context = Arc::into_inner(context(store, dir, None)).unwrap();
     let mut target = target.clone();
     change(&mut context, &mut target);
     let base = target.replaces.clone().map(Arc::new);
@@ -550,7 +635,10 @@ async fn what_is_completed_again_after_a_failure_is_counted_once() {
     for _ in 0..2 {
         // What it brought in stays in the file, even if nothing comes of it.
         let content = bench.writer.lock().newest().cloned().unwrap();
-        content.complete(&bench.writer.context.cache).await.unwrap();
+        content
+            .complete(&bench.writer.context.cache, &bench.writer.target())
+            .await
+            .unwrap();
         assert_eq!(bench.writer.context.spool.bytes(), 200);
     }
 }
@@ -612,6 +700,78 @@ async fn a_request_whose_outcome_is_unknown_is_looked_for_before_the_next() {
     assert_eq!(bench.store.count("put"), 1, "it turned out to be there");
 }
 
+#[tokio::test]
+async fn what_is_written_into_a_committed_file_is_recorded_and_counted_before_it_is_sent() {
+    let bench = bench(None).await;
+    let finish = gate(&bench, "finish");
+    bench.writer.write(0, &[1; 100]).unwrap();
+    let first = bench.writer.close();
+    asked(&bench, "finish", 1).await;
+    bench.writer.write(50, &[2; 10]).unwrap();
+    finish.add_permits(1);
+    done(first).await.unwrap();
+    let _second = bench.writer.close();
+    asked(&bench, "finish", 2).await;
+    let files = std::fs::read_dir(&bench.writer.context.spool.folders()[0]).unwrap();
+    let mut endings: Vec<_> = files
+        .flatten()
+        .filter_map(|row| row.path().extension().map(|e| e.to_owned()))
+        .collect();
+    endings.sort();
+    assert_eq!(endings, ["data", "json"], "torn, if it ended here");
+    assert!(bench.writer.context.spool.bytes() >= 100);
+}
+
+#[tokio::test]
+async fn cutting_to_nothing_needs_no_room() {
+    let bench = bench_in(None, Some(100)).await;
+    bench.writer.write(0, &[1; 60]).unwrap();
+    done(bench.writer.close()).await.unwrap();
+    let spool = &bench.writer.context.spool;
+    let full = spool.create(&bench.writer.target()).unwrap();
+    full.charge(100).unwrap();
+    bench.writer.touched().unwrap();
+    assert_eq!(bench.writer.size(), 0);
+    assert_eq!(spool.bytes(), 100);
+    done(bench.writer.close()).await.unwrap();
+    bench.writer.released();
+    bench.writer.at_rest().await;
+    assert_eq!(bench.store.content("f").unwrap(), "");
+}
+
+#[tokio::test]
+async fn after_a_failed_write_a_file_that_is_cut_to_nothing_is_as_good_as_new() {
+    let bench = bench(None).await;
+    bench.writer.write(0, b"half").unwrap();
+    bench.writer.spoilt(&Kind::Full.into());
+    assert_eq!(
+        done(bench.writer.close()).await.unwrap_err().kind,
+        Kind::Full
+    );
+    bench.writer.truncate(2).unwrap();
+    assert_eq!(
+        done(bench.writer.close()).await.unwrap_err().kind,
+        Kind::Full
+    );
+    bench.writer.truncate(0).unwrap();
+    bench.writer.write(0, b"whole").unwrap();
+    done(bench.writer.close()).await.unwrap();
+    assert_eq!(bench.store.content("f").unwrap(), "whole");
+}
+
+#[tokio::test]
+async fn what_is_cut_to_nothing_is_as_old_as_that() {
+    let bench = bench(Some(b"old")).await;
+    let mtime = Some(SystemTime::UNIX_EPOCH);
+    bench.writer.set_attrs(&Attrs {
+        mtime,
+        ..mode(0o600)
+    });
+    bench.writer.touched().unwrap();
+    assert_eq!(bench.writer.attrs(), mode(0o600));
+    assert!(bench.writer.written().is_some());
+}
+
 /// The records in the spool that promise something.
 fn promised(bench: &Bench) -> Vec<Record> {
     let mut found = Vec::new();
@@ -647,6 +807,53 @@ async fn owing() -> Bench {
     done(bench.writer.close()).await.unwrap();
     asked(&bench, "put", 1).await;
     bench
+}
+
+#[tokio::test]
+async fn a_rewrite_for_which_there_is_no_room_does_not_keep_what_is_owed_from_being_sent() {
+    let bench = bench_in(None, Some(100)).await;
+    let writer = &bench.writer;
+    writer.set_promise(Promise::Spool);
+    fail(&bench, "put", Kind::Broken);
+    writer.write(0, &[1; 60]).unwrap();
+    done(writer.close()).await.unwrap();
+    writer.at_rest().await;
+    writer.write(0, &[2; 10]).unwrap();
+    let told = done(writer.close()).await;
+    assert_eq!(told.unwrap_err().kind, Kind::Full);
+    let gate = gate(&bench, "put");
+    writer.go();
+    asked(&bench, "put", 2).await;
+    gate.add_permits(1);
+    writer.at_rest().await;
+    assert_eq!(bench.store.content("f").unwrap(), vec![1; 60]);
+    gate.add_permits(1);
+    done(writer.close()).await.unwrap();
+    writer.at_rest().await;
+    assert_eq!(
+        bench.store.content("f").unwrap(),
+        [vec![2; 10], vec![1; 50]].concat()
+    );
+    assert!(!writer.owes());
+}
+
+#[tokio::test]
+async fn a_version_that_cannot_be_completed_is_completed_in_its_own_file_by_the_next_try() {
+    let bench = bench(Some(&[7; 100])).await;
+    bench.writer.write(0, b"new").unwrap();
+    let files = || {
+        std::fs::read_dir(&bench.writer.context.spool.folders()[0])
+            .unwrap()
+            .count()
+    };
+    let before = files();
+    for _ in 0..3 {
+        fail(&bench, "read", Kind::Denied);
+        assert!(done(bench.writer.sync()).await.is_err());
+    }
+    assert_eq!(files(), before);
+    done(bench.writer.sync()).await.unwrap();
+    assert_eq!(bench.store.content("f").unwrap()[..4], *b"new\x07");
 }
 
 async fn until_keeping(writer: &Arc<Writer>) {

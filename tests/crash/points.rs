@@ -272,7 +272,7 @@ fn take_up(world: &mut World, failpoint: &str) -> Result<bool, String> {
     Ok(reached == 0)
 }
 
-const CHANGES: [&str; 9] = [
+const CHANGES: [&str; 10] = [
     "create data",
     "write data",
     "write sums",
@@ -282,6 +282,7 @@ const CHANGES: [&str; 9] = [
     "sync folder of json",
     "rename data to cache",
     "remove",
+    "sync folder of removed",
 ];
 
 #[test]

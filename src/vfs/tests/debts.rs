@@ -1,6 +1,7 @@
 //! What is owed: temporary names, both promises, a start after a crash, a full spool.
 
 use super::*;
+use crate::write::unsent::Stays;
 use globset::Glob;
 
 fn temp(patterns: &[&str]) -> Vec<Glob> {
@@ -52,6 +53,22 @@ async fn what_stays_under_a_temporary_name_is_sent_at_the_end() {
 }
 
 #[tokio::test]
+async fn a_file_that_was_cut_and_is_still_open_is_published_empty_by_no_drain_and_no_rename() {
+    let bench = bench().await;
+    let vfs = &bench.vfs;
+    let ino = write_file(vfs, ROOT, "report", b"old").await;
+    let open = vfs.open(ino, TRUNC).await.unwrap();
+    vfs.flush(open.fh).await.unwrap();
+    vfs.rename(ROOT, "report", ROOT, "other", false)
+        .await
+        .unwrap();
+    assert_eq!(bench.store.content("other"), None);
+    vfs.drain(Duration::from_secs(600)).await;
+    assert_eq!(bench.store.content("report").unwrap(), "old");
+    assert_eq!(bench.store.content("other"), None);
+}
+
+#[tokio::test]
 async fn with_the_spools_promise_close_does_not_wait_for_the_store() {
     let bench = bench_with(Memory::new(), |options| options.commit = Promise::Spool).await;
     let gate = Arc::new(Semaphore::new(0));
@@ -97,28 +114,65 @@ async fn crash_with(
     mode: Option<u32>,
     before: impl FnOnce(&Arc<Memory>),
 ) -> (Arc<Memory>, Arc<Vfs>, TakenUp) {
+    crash_with_options(names, mode, |_| {}, before).await
+}
+
+/// The same under other settings.
+async fn crash_with_options(
+    names: &[&str],
+    mode: Option<u32>,
+    set: impl FnOnce(&mut Options),
+    before: impl FnOnce(&Arc<Memory>),
+) -> (Arc<Memory>, Arc<Vfs>, TakenUp) {
+    let spool = |options: &mut Options| {
+        options.commit = Promise::Spool;
+        set(options);
+    };
+    let work = async |store: &Arc<Memory>, vfs: &Vfs| {
+        let never = Arc::new(Semaphore::new(0));
+        *store.gate.lock().unwrap() = Some(("start", never));
+        for name in names {
+            let ino = write_file(vfs, ROOT, name, &[3; 100]).await;
+            let change = Change {
+                mode,
+                ..Change::default()
+            };
+            vfs.setattr(ino, None, change).await.unwrap();
+        }
+        let (_, torn) = vfs.create(ROOT, "torn", 0o644, TRUNC).await.unwrap();
+        vfs.write(torn.fh, 0, b"half").await.unwrap();
+    };
+    crash_after(spool, work, before).await
+}
+
+/// Waits until something is kept as refused; its id.
+async fn refused(vfs: &Vfs) -> String {
+    loop {
+        let mut stays = vfs.unsent().unwrap().into_iter();
+        if let Some(one) = stays.find(|one| one.state == Stays::Refused) {
+            return one.id;
+        }
+        tokio::task::yield_now().await;
+    }
+}
+
+/// Does `work` on one mount, ends it like a crash, does what happens `before` the next, starts that.
+async fn crash_after(
+    change: impl FnOnce(&mut Options),
+    work: impl AsyncFnOnce(&Arc<Memory>, &Vfs),
+    before: impl FnOnce(&Arc<Memory>),
+) -> (Arc<Memory>, Arc<Vfs>, TakenUp) {
     let dir = tempfile::tempdir().unwrap();
     let store = Arc::new(Memory::new());
     let probe = store.probe().await.unwrap();
     let mut options = options(dir.path());
-    options.commit = Promise::Spool;
+    change(&mut options);
     let start = || {
         let rt = tokio::runtime::Handle::current();
         Vfs::new(store.clone(), &probe, options.clone(), rt).unwrap()
     };
     let first = start();
-    let never = Arc::new(Semaphore::new(0));
-    *store.gate.lock().unwrap() = Some(("start", never));
-    for name in names {
-        let ino = write_file(&first, ROOT, name, &[3; 100]).await;
-        let change = Change {
-            mode,
-            ..Change::default()
-        };
-        first.setattr(ino, None, change).await.unwrap();
-    }
-    let (_, torn) = first.create(ROOT, "torn", 0o644, TRUNC).await.unwrap();
-    first.write(torn.fh, 0, b"half").await.unwrap();
+    work(&store, &first).await;
     first.close_spool();
     // The process is gone: its lock with it, its tasks never go on.
     let left = dir.path().join("left");
@@ -159,6 +213,44 @@ async fn what_was_acknowledged_is_sent_by_the_next_start_and_what_was_torn_is_ke
         ["f"],
         "what was torn is never sent by itself"
     );
+}
+
+#[tokio::test]
+async fn what_was_refused_is_not_dropped_for_an_older_version_that_is_committed() {
+    let temporary = |options: &mut Options| options.temp_names = temp(&["*.tmp"]);
+    let refuse = |store: &Memory| {
+        let fault = Fault {
+            op: "start",
+            kind: Kind::Quota,
+            done: false,
+        };
+        store.faults.lock().unwrap().push_back(fault);
+    };
+    let work = async |store: &Arc<Memory>, vfs: &Vfs| {
+        // Closed with 0, and then refused under its final name: it is owed.
+        write_file(vfs, ROOT, "f.tmp", &[1; 100]).await;
+        refuse(store);
+        let moved = vfs.rename(ROOT, "f.tmp", ROOT, "f", false).await;
+        assert_eq!(moved.unwrap_err().kind, Kind::Quota);
+        let (_, newer) = vfs.create(ROOT, "g", 0o644, TRUNC).await.unwrap();
+        vfs.write(newer.fh, 0, &[2; 100]).await.unwrap();
+        vfs.rename(ROOT, "g", ROOT, "f", false).await.unwrap();
+        refuse(store);
+        assert_eq!(close(vfs, newer.fh).await.unwrap_err().kind, Kind::Quota);
+        refused(vfs).await;
+    };
+    let (store, vfs, taken) = crash_after(temporary, work, |_| {}).await;
+    assert_eq!((taken.sending, taken.kept), (1, 1), "{taken:?}");
+    vfs.landed().await;
+    assert_eq!(store.content("f").unwrap(), vec![1; 100]);
+    let stays = vfs.unsent().unwrap();
+    assert_eq!((stays.len(), stays[0].name()), (1, "/f"), "{stays:?}");
+    // A newer one ends it.
+    let ino = walk(&vfs, "f").await.unwrap();
+    let open = vfs.open(ino, TRUNC).await.unwrap();
+    vfs.write(open.fh, 0, b"newer").await.unwrap();
+    close(&vfs, open.fh).await.unwrap();
+    assert!(vfs.unsent().unwrap().is_empty());
 }
 
 #[tokio::test]
@@ -224,6 +316,22 @@ async fn what_somebody_else_wrote_meanwhile_is_not_overwritten() {
         "told once"
     );
     assert_eq!(read_file(&vfs, ino).await.unwrap(), "theirs");
+}
+
+#[tokio::test]
+async fn what_an_earlier_process_left_does_not_overwrite_what_others_made_even_where_that_is_allowed()
+ {
+    let set = |options: &mut Options| options.conflict = write::Conflict::Overwrite;
+    let (store, vfs, _) =
+        crash_with_options(&["f"], None, set, |store| store.plant("f", b"newer")).await;
+    vfs.landed().await;
+    assert_eq!(store.content("f").unwrap(), "newer");
+    let paths = store.paths();
+    let beside = paths
+        .iter()
+        .find(|path| path.starts_with("f.conflict-"))
+        .unwrap();
+    assert_eq!(store.content(beside).unwrap(), vec![3; 100]);
 }
 
 #[tokio::test]
@@ -599,4 +707,47 @@ async fn what_is_owed_of_a_replaced_file_stays_until_its_successor_is_safe() {
     while bench.vfs.drain(Duration::ZERO).await.kept > 0 {
         tokio::task::yield_now().await;
     }
+}
+
+#[tokio::test]
+async fn what_is_written_while_an_older_version_is_taken_up_again_stays() {
+    let bench = bench().await;
+    bench.store.plant("f", b"old");
+    let ino = walk(&bench.vfs, "f").await.unwrap();
+    assert_eq!(bench.vfs.claim(ROOT, "f").unwrap(), ino);
+    let target = bench.vfs.writer(ino).unwrap().target();
+    let older = Writer::new(ino, bench.vfs.write.clone(), target, None);
+    let open = bench.vfs.open(ino, WRITE).await.unwrap();
+    bench.vfs.write(open.fh, 0, b"new").await.unwrap();
+    let settled = bench.vfs.settle_claim(ino, Ok(older), &Attrs::default());
+    assert_eq!(settled.unwrap_err().kind, Kind::Busy);
+    close(&bench.vfs, open.fh).await.unwrap();
+    assert_eq!(bench.store.content("f").unwrap(), "new");
+}
+
+#[tokio::test]
+async fn a_retry_with_the_spools_promise_answers_for_the_store_all_the_same() {
+    let bench = bench().await;
+    let deny = || {
+        let fault = Fault {
+            op: "put",
+            kind: Kind::Denied,
+            done: false,
+        };
+        bench.store.faults.lock().unwrap().push_back(fault);
+    };
+    deny();
+    let (attr, open) = bench.vfs.create(ROOT, "f", 0o644, TRUNC).await.unwrap();
+    bench.vfs.write(open.fh, 0, b"x").await.unwrap();
+    close(&bench.vfs, open.fh).await.unwrap_err();
+    let id = refused(&bench.vfs).await;
+    bench
+        .vfs
+        .writer(attr.ino)
+        .unwrap()
+        .set_promise(Promise::Spool);
+    deny();
+    assert_eq!(bench.vfs.retry(&id).await.unwrap_err().kind, Kind::Denied);
+    bench.vfs.retry(&id).await.unwrap();
+    assert_eq!(bench.store.content("f").unwrap(), "x");
 }

@@ -677,6 +677,34 @@ async fn a_rename_of_what_only_the_store_has_copies_verifies_and_removes() {
 }
 
 #[tokio::test]
+async fn a_rename_does_not_overwrite_what_others_stored_since_the_last_look() {
+    for known in [true, false] {
+        let bench = bench().await;
+        if known {
+            bench.store.plant("report", b"old");
+        }
+        bench.vfs.readdir(ROOT).await.unwrap();
+        {
+            let mut tree = bench.vfs.tree();
+            let before = Instant::now().checked_sub(Duration::from_secs(10)).unwrap();
+            tree.get_mut(ROOT).unwrap().listed = Some(before);
+            if let Some(report) = tree.child(ROOT, "report") {
+                tree.get_mut(report).unwrap().checked = before;
+            }
+        }
+        write_file(&bench.vfs, ROOT, "report.part", b"ours").await;
+        bench.store.plant("report", b"theirs");
+        let moved = bench.vfs.rename(ROOT, "report.part", ROOT, "report", false);
+        assert_eq!(moved.await.unwrap_err().kind, Kind::Conflict);
+        settle(&bench).await;
+        assert_eq!(bench.store.content("report").unwrap(), "theirs");
+        let paths = bench.store.paths();
+        assert_eq!(paths.len(), 2, "{paths:?}");
+        assert_eq!(bench.store.content(&paths[1]).unwrap(), "ours");
+    }
+}
+
+#[tokio::test]
 async fn noreplace_keeps_the_target() {
     let bench = bench().await;
     write_file(&bench.vfs, ROOT, "a", b"a").await;

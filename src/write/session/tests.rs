@@ -7,6 +7,7 @@ fn say(actions: &[Action<u32>]) -> String {
         .iter()
         .map(|action| match action {
             Action::Seal => "seal".into(),
+            Action::Unseal => "unseal".into(),
             Action::Persist => "persist".into(),
             Action::Send => "send".into(),
             Action::Cancel => "cancel".into(),
@@ -69,6 +70,53 @@ fn the_first_flush_of_a_shell_publishes_nothing() {
             "", "", "seal", "persist", "ok[1]", "", "seal", "send", "ok[2]", "rest"
         ]
     );
+}
+
+#[test]
+fn what_was_only_cut_and_is_open_is_not_sent_by_who_sends_what_is_parked() {
+    let said = run(vec![
+        Opened,
+        Touched,
+        Close(1),
+        Sealed,
+        Kept,
+        Go,
+        Wrote,
+        Close(2),
+        Sealed,
+        Sent,
+        Released,
+    ]);
+    assert_eq!(
+        said[4..],
+        ["ok[1]", "", "", "seal", "send", "ok[2]", "rest"]
+    );
+    let said = run(vec![
+        Opened,
+        Touched,
+        Close(1),
+        Sealed,
+        Kept,
+        Go,
+        Sync(2),
+        Sent,
+    ]);
+    assert_eq!(
+        said[4..],
+        ["ok[1]", "", "send", "ok[2]"],
+        "who syncs means it"
+    );
+    let said = run(vec![
+        Opened,
+        Touched,
+        Close(1),
+        Sealed,
+        Kept,
+        Go,
+        Released,
+        Sent,
+    ]);
+    assert_eq!(said[4..], ["ok[1]", "", "send", "rest"]);
 }
 
 #[test]
@@ -347,6 +395,35 @@ fn a_rename_while_uploading_sends_again_under_the_new_name() {
 }
 
 #[test]
+fn a_rename_right_after_the_commit_commits_under_the_new_name() {
+    let said = run(vec![
+        Opened,
+        Wrote,
+        Close(1),
+        Sealed,
+        Sent,
+        Moved,
+        Sync(2),
+        Sealed,
+        Sent,
+        Close(3),
+    ]);
+    assert_eq!(said[4..], ["ok[1]", "", "seal", "send", "ok[2]", "ok[3]"]);
+    let said = run(vec![
+        Opened,
+        Wrote,
+        Close(1),
+        Sealed,
+        Sent,
+        Moved,
+        Close(2),
+        Sealed,
+        Sent,
+    ]);
+    assert_eq!(said[4..], ["ok[1]", "", "seal", "send", "ok[2]"]);
+}
+
+#[test]
 fn pages_written_after_the_last_flush_are_kept_and_sent_at_release() {
     let said = run(vec![
         Opened,
@@ -499,6 +576,71 @@ fn a_version_that_follows_an_owed_one_and_fails_is_owed() {
     assert_eq!(say(&session.on(broke(Kind::Quota))), "Quota[1] persist");
     assert_eq!(say(&session.on(Kept)), "later(Quota)");
     assert!(session.owes());
+}
+
+#[test]
+fn what_is_owed_leaves_first_if_what_follows_it_cannot_be_made_durable() {
+    let rewrite = || {
+        vec![
+            Opened,
+            Wrote,
+            Released,
+            Sealed,
+            Kept,
+            broke(Kind::Broken),
+            Opened,
+            Wrote,
+            Close(1),
+        ]
+    };
+    for fails_at in ["sealing", "keeping"] {
+        let mut session: Session<u32> = Session::default();
+        for event in rewrite() {
+            session.on(event);
+        }
+        if fails_at == "keeping" {
+            assert_eq!(say(&session.on(Sealed)), "send");
+            assert_eq!(say(&session.on(broke(Kind::Quota))), "Quota[1] persist");
+            assert_eq!(say(&session.on(broke(Kind::Full))), "unseal later(Full)");
+        } else {
+            assert_eq!(
+                say(&session.on(broke(Kind::Full))),
+                "Full[1] unseal later(Full)"
+            );
+        }
+        assert_eq!(say(&session.on(Released)), "", "nobody asks for it now");
+        assert_eq!(say(&session.on(Go)), "send");
+        assert!(session.owes());
+        assert_eq!(say(&session.on(Sent)), "seal");
+        assert_eq!(say(&session.on(Sealed)), "persist");
+        assert_eq!(say(&session.on(Kept)), "send", "{fails_at}");
+    }
+}
+
+#[test]
+fn what_follows_an_owed_version_that_lost_its_name_is_not_sent_over_the_winner() {
+    let mut session: Session<u32> = Session::default();
+    for event in [
+        Opened,
+        Wrote,
+        Released,
+        Sealed,
+        Kept,
+        broke(Kind::Broken),
+        Opened,
+        Wrote,
+        Close(1),
+    ] {
+        session.on(event);
+    }
+    for event in [broke(Kind::Full), Released, Go] {
+        session.on(event);
+    }
+    let error = Kind::Conflict.into();
+    assert_eq!(
+        say(&session.on(Diverted { error, open: false })),
+        "keep(Conflict)"
+    );
 }
 
 #[test]
