@@ -85,9 +85,12 @@ impl Vfs {
         }
     }
 
-    /// Looks a name up; the kernel holds one more reference to the inode then.
+    /// Looks a name up; the kernel holds one more reference to the inode then, and may hold the directory's
+    /// lock until it is answered.
     pub async fn lookup(&self, parent: u64, name: &str) -> Result<Attr> {
-        let ino = self.find(parent, name).await?;
+        let ino = self
+            .within_name_timeout("look up", self.find(parent, name))
+            .await?;
         let mut tree = self.tree();
         let missing = Error::new(Kind::NotFound, "look up");
         let node = ino.and_then(|ino| tree.get_mut(ino)).ok_or(missing)?;

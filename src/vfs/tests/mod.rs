@@ -442,6 +442,41 @@ async fn an_open_file_that_loses_its_name_can_still_be_read() {
     assert_eq!(bench.vfs.write.spool.bytes(), 0);
 }
 
+/// A mount with a `name_timeout` of 10 s.
+async fn hasty() -> Bench {
+    let ten = Duration::from_secs(10);
+    bench_with(Memory::new(), |options| options.name_timeout = ten).await
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lookup_does_not_wait_longer_than_name_timeout() {
+    let bench = hasty().await;
+    *bench.store.gate.lock().unwrap() = Some(("stat", Arc::new(Semaphore::new(0))));
+    let asked = bench.vfs.lookup(ROOT, "f");
+    let found = tokio::time::timeout(Duration::from_secs(600), asked).await;
+    assert_eq!(found.unwrap().unwrap_err().kind, Kind::Timeout);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_open_file_loses_its_name_although_its_bytes_do_not_come() {
+    for gone in [true, false] {
+        let bench = hasty().await;
+        bench.store.plant("f", b"slow");
+        let ino = walk(&bench.vfs, "f").await.unwrap();
+        let open = bench.vfs.open(ino, READ).await.unwrap();
+        write_file(&bench.vfs, ROOT, "g", b"g").await;
+        *bench.store.gate.lock().unwrap() = Some(("read", Arc::new(Semaphore::new(0))));
+        if gone {
+            bench.vfs.unlink(ROOT, "f").await.unwrap();
+            assert_eq!(bench.store.paths(), ["g"]);
+        } else {
+            bench.vfs.rename(ROOT, "g", ROOT, "f", false).await.unwrap();
+            assert_eq!(bench.store.content("f").unwrap(), "g");
+        }
+        close(&bench.vfs, open.fh).await.unwrap();
+    }
+}
+
 #[tokio::test]
 async fn a_file_replaced_under_a_reader_is_estale_and_a_new_open_sees_the_new_one() {
     let bench = bench_with(Memory::new(), |options| options.attr_ttl = Duration::ZERO).await;
