@@ -1,7 +1,7 @@
 //! Names: lookup, listing, create, mkdir, symlink, unlink, rmdir.
 
 use super::files::{Open, OpenFlags};
-use super::tree::{Known, ROOT};
+use super::tree::{Known, ROOT, Tree};
 use super::{Attr, REFUSED_FOR, Vfs, lock};
 use crate::error::{Error, Kind, Result};
 use crate::store::{Attrs, Digests, Entry, Kind as EntryKind, New, Place, Source};
@@ -113,7 +113,20 @@ impl Vfs {
 
     /// Makes the listing of a directory fresh: one request for all that ask at once.
     pub(super) async fn list_fresh(&self, dir: u64) -> Result<()> {
-        if self.tree().is_listed(dir) {
+        self.list(dir, None).await
+    }
+
+    /// Lists a directory, however much is known of it: no older answer will do.
+    pub(super) async fn list_now(&self, dir: u64) -> Result<()> {
+        self.list(dir, Some(Instant::now())).await
+    }
+
+    async fn list(&self, dir: u64, since: Option<Instant>) -> Result<()> {
+        let is_listed = |tree: &Tree| match since {
+            Some(since) => tree.get(dir).is_some_and(|node| node.listed >= Some(since)),
+            None => tree.is_listed(dir),
+        };
+        if is_listed(&self.tree()) {
             return Ok(());
         }
         let gate = {
@@ -136,7 +149,7 @@ impl Vfs {
         }
         let (addr, older) = {
             let tree = self.tree();
-            if tree.is_listed(dir) {
+            if is_listed(&tree) {
                 return Ok(());
             }
             let node = tree.get(dir).ok_or(Error::new(Kind::Stale, "list"))?;
@@ -147,7 +160,7 @@ impl Vfs {
                 .entry
                 .as_ref()
                 .ok_or(Error::new(Kind::NotFound, "list"))?;
-            (entry.addr.clone(), node.listed.is_some())
+            (entry.addr.clone(), since.is_none() && node.listed.is_some())
         };
         let asked = Instant::now();
         match self.ask(older, self.store.list(&addr)).await {

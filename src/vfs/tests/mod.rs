@@ -779,6 +779,43 @@ async fn a_directory_with_a_temporary_name_in_it_is_moved_whole() {
 }
 
 #[tokio::test]
+async fn what_is_made_in_a_directory_while_it_is_moved_goes_along() {
+    for op in ["put", "rmdir"] {
+        let bench = bench().await;
+        let dir = bench.vfs.mkdir(ROOT, "d", 0o755).await.unwrap().ino;
+        write_file(&bench.vfs, dir, "a", b"a").await;
+        let (gate, before) = (Arc::new(Semaphore::new(0)), bench.store.count(op));
+        *bench.store.gate.lock().unwrap() = Some((op, gate.clone()));
+        let (moved, open) = tokio::join!(bench.vfs.rename(ROOT, "d", ROOT, "e", false), async {
+            while bench.store.count(op) == before {
+                tokio::task::yield_now().await;
+            }
+            let (_, open) = bench.vfs.create(dir, "b", 0o644, TRUNC).await.unwrap();
+            bench.vfs.write(open.fh, 0, b"b").await.unwrap();
+            gate.add_permits(100);
+            open
+        });
+        moved.unwrap();
+        close(&bench.vfs, open.fh).await.unwrap();
+        assert_eq!(bench.store.paths(), ["e", "e/a", "e/b"]);
+        let made = walk(&bench.vfs, "e/b").await.unwrap();
+        assert_eq!(read_file(&bench.vfs, made).await.unwrap(), "b");
+    }
+}
+
+#[tokio::test]
+async fn a_directory_that_others_have_filled_is_not_replaced() {
+    let bench = bench().await;
+    for name in ["d", "e"] {
+        bench.vfs.mkdir(ROOT, name, 0o755).await.unwrap();
+    }
+    bench.store.plant("e/theirs", b"theirs");
+    let moved = bench.vfs.rename(ROOT, "d", ROOT, "e", false).await;
+    assert_eq!(moved.unwrap_err().kind, Kind::NotEmpty);
+    assert_eq!(bench.store.paths(), ["d", "e", "e/theirs"]);
+}
+
+#[tokio::test]
 async fn a_symlink_keeps_its_target_through_a_rename() {
     let bench = bench().await;
     let link = bench.vfs.symlink(ROOT, "l", "some/where").await.unwrap();
