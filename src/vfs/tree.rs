@@ -213,10 +213,9 @@ impl Tree {
     }
 
     pub(super) fn is_listed(&self, dir: u64) -> bool {
-        let node = self
-            .get(dir)
-            .zip(self.get(dir).and_then(|node| node.listed));
-        node.is_some_and(|(node, at)| node.is_shown() || at.elapsed() < self.ttl.attr)
+        let fresh = |node: &Node, at: Instant| node.is_shown() || at.elapsed() < self.ttl.attr;
+        self.get(dir)
+            .is_some_and(|node| node.listed.is_some_and(|at| fresh(node, at)))
     }
 
     pub(super) fn known(&self, parent: u64, name: &str) -> Known {
