@@ -399,11 +399,13 @@ impl Tree {
         if node.kind != entry.kind || node.handles > 0 {
             return self.insert(parent, &name, entry.kind, Some(entry));
         }
-        node.writer = None;
+        let entry = Arc::new(entry);
+        // What nobody was told of the last one outlives it.
+        node.writer.take_if(|writer| writer.give_way(&entry, asked));
         node.attrs = entry.attrs.clone();
         node.written = None;
         node.ctime = None;
-        node.entry = Some(Arc::new(entry));
+        node.entry = Some(entry);
         node.checked = asked;
         ino
     }

@@ -643,6 +643,18 @@ impl Writer {
         false
     }
 
+    /// Somebody else's version, seen at `looked`, takes the place of what the store had and is here as a cache.
+    /// Returns whether nothing is left here then, as [`Writer::shed`] does.
+    pub fn give_way(&self, entry: &Arc<Entry>, looked: Instant) -> bool {
+        let mut inner = self.lock();
+        (inner.top, inner.frozen, inner.written) = (None, None, None);
+        inner.base = Some(entry.clone());
+        inner.target.attrs = entry.attrs.clone();
+        inner.target.replaces = Some((**entry).clone());
+        inner.target.looked = Some(looked);
+        !inner.session.has_untold()
+    }
+
     /// Waits until nothing is on its way; returns what the store has then, and where. Looks, if that
     /// is not known.
     pub async fn landed(&self) -> Result<Vec<(Place, Entry)>> {

@@ -528,6 +528,25 @@ async fn an_error_that_was_not_told_outlives_the_cache() {
     assert_eq!(store.content("f").unwrap(), "theirs");
 }
 
+#[tokio::test]
+async fn an_error_that_was_not_told_outlives_their_next_version() {
+    let (store, vfs, _) = crash_with_a_debt(|store| store.plant("f", b"theirs")).await;
+    vfs.landed().await;
+    store.plant("f", b"theirs again");
+    let place = Place {
+        dir: "".into(),
+        name: "f".into(),
+    };
+    let ino = vfs.refresh(ROOT, &place).await.unwrap().unwrap();
+    let told = vfs.open(ino, READ).await.unwrap_err().errno();
+    assert_eq!(told, libc::ESTALE);
+    assert_eq!(read_file(&vfs, ino).await.unwrap(), "theirs again");
+    let open = vfs.open(ino, WRITE).await.unwrap();
+    vfs.write(open.fh, 0, b"T").await.unwrap();
+    close(&vfs, open.fh).await.unwrap();
+    assert_eq!(store.content("f").unwrap(), "Theirs again");
+}
+
 /// A file that is owed and queued, over an older version on the store.
 async fn owed() -> (Bench, u64) {
     let bench = bench_with(Memory::new(), |options| {
