@@ -351,13 +351,15 @@ impl Vfs {
         let Some(node) = tree.get_mut(ino) else {
             return;
         };
-        if let Some(writer) = &node.writer
-            && writer.shed()
-        {
+        let Some(writer) = &node.writer else { return };
+        let (nothing_left, cached) = writer.shed();
+        if nothing_left {
             node.attrs = writer.attrs();
             node.writer = None;
             tree.reap(ino);
         }
+        drop(tree);
+        drop(cached);
     }
 }
 

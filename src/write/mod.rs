@@ -632,15 +632,15 @@ impl Writer {
         self.lock().session.is_gone()
     }
 
-    /// Lets go of the spool file if it is only a cache; returns whether nothing is left here then: not
-    /// even an error that is to be told.
-    pub fn shed(&self) -> bool {
+    /// Lets go of the spool file if it is only a cache; returns whether nothing is left here then, not even an
+    /// error that is to be told; and the file, to be dropped without locks: to remove a large one takes time.
+    pub fn shed(&self) -> (bool, Option<Arc<SpoolFile>>) {
         let mut inner = self.lock();
         if inner.session.is_settled() && inner.top.is_none() && !inner.session.is_open() {
-            inner.frozen = None;
-            return !inner.session.has_untold();
+            let cached = inner.frozen.take().map(|frozen| frozen.file.clone());
+            return (!inner.session.has_untold(), cached);
         }
-        false
+        (false, None)
     }
 
     /// Somebody else's version, seen at `looked`, takes the place of what the store had and is here as a cache.
