@@ -115,7 +115,7 @@ impl Vfs {
         if let Some(parted) = parted {
             parted.parted();
         }
-        let me = self.me.clone();
+        let (me, late) = (self.me.clone(), writer.clone());
         let replaced = over.map(|over| {
             lock(&self.replaced).insert(over, writer.clone());
             async move {
@@ -128,7 +128,7 @@ impl Vfs {
             }
         });
         let (rt, name) = (self.write.rt.clone(), new_name.to_owned());
-        let copied = self.write.rt.spawn(async move {
+        let mut copied = self.write.rt.spawn(async move {
             let copied = copy.await;
             if let Err(error) = &copied {
                 log::error!("{name}: the rename is done here, but not on the store: {error}");
@@ -141,11 +141,16 @@ impl Vfs {
             }
             copied
         });
-        match tokio::time::timeout_at(until, copied).await {
+        match tokio::time::timeout_at(until, &mut copied).await {
             Ok(Ok(copied)) => copied,
             Ok(Err(died)) => Err(Error::new(Kind::Broken, "rename").because(died)),
             Err(_) => {
                 log::info!("{new_name}: the rename goes on as a copy in the background");
+                self.write.rt.spawn(async move {
+                    if let Ok(Err(error)) = copied.await {
+                        late.untold(&error);
+                    }
+                });
                 Ok(())
             }
         }

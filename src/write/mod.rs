@@ -387,6 +387,12 @@ impl Writer {
         self.lock().session.tell().map_or(Ok(()), Err)
     }
 
+    /// Who asked for what ended in `error` no longer waits: [`Writer::told`] tells it, unless it is the error of
+    /// a commit and a later one succeeds.
+    pub fn untold(&self, error: &Error) {
+        self.lock().session.untell(error);
+    }
+
     /// Brings the store's bytes that are still needed into the spool, so that they outlive their name;
     /// at most `limit` of them.
     pub async fn hold(&self, limit: u64) -> Result<()> {

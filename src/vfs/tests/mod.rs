@@ -710,6 +710,28 @@ async fn a_rename_of_what_only_the_store_has_copies_verifies_and_removes() {
     assert!(at("finish") < at("remove"), "never neither: {log:?}");
 }
 
+#[tokio::test(start_paused = true)]
+async fn an_error_of_a_rename_that_went_on_in_the_background_is_told_at_the_next_open() {
+    let bench = hasty().await;
+    bench.store.plant("old", &[7; 300]);
+    let ino = walk(&bench.vfs, "old").await.unwrap();
+    let gate = Arc::new(Semaphore::new(0));
+    *bench.store.gate.lock().unwrap() = Some(("finish", gate.clone()));
+    let moved = bench.vfs.rename(ROOT, "old", ROOT, "new", false);
+    moved.await.unwrap();
+    let fault = Fault {
+        op: "finish",
+        kind: Kind::Denied,
+        done: false,
+    };
+    bench.store.faults.lock().unwrap().push_back(fault);
+    gate.add_permits(100);
+    settle(&bench).await;
+    let told = bench.vfs.open(ino, READ).await.unwrap_err();
+    assert_eq!(told.kind, Kind::Denied);
+    assert_eq!(read_file(&bench.vfs, ino).await.unwrap(), vec![7; 300]);
+}
+
 #[tokio::test]
 async fn a_rename_does_not_overwrite_what_others_stored_since_the_last_look() {
     for known in [true, false] {
