@@ -85,7 +85,7 @@ pub struct Settings {
     /// How long the absence of a name is believed
     #[arg(help_heading = "Times", long, value_name = "TIME", value_parser = units::duration, default_value = "1s")]
     pub negative_ttl: Duration,
-    /// Bound of create, mkdir, unlink and rename
+    /// Bound of lookup, create, mkdir, unlink and rename
     #[arg(help_heading = "Times", long, value_name = "TIME", value_parser = units::duration, default_value = "10s")]
     pub name_timeout: Duration,
     /// Longest time without progress of an upload or a read

@@ -300,11 +300,13 @@ impl Vfs {
         self.let_go(handle.ino, handle.write);
     }
 
-    /// Keeps the bytes of an open file that is about to lose its name, if they are few enough: into
-    /// the spool, until the last handle is closed.
+    /// Keeps the bytes of an open file that is about to lose its name, if they are few enough and come
+    /// within half of `name_timeout`: into the spool, until the last handle is closed.
     pub(super) async fn hold(&self, ino: u64) {
         let Ok(writer) = self.writer(ino) else { return };
-        if let Err(error) = writer.hold(HOLD_MAX).await {
+        let held = tokio::time::timeout(self.options.name_timeout / 2, writer.hold(HOLD_MAX));
+        let slow = || Err(Error::new(Kind::Timeout, "read"));
+        if let Err(error) = held.await.unwrap_or_else(|_| slow()) {
             log::warn!("an open file loses its name and its bytes could not be kept: {error}");
         }
         if let Some(node) = self.tree().get_mut(ino)

@@ -52,7 +52,7 @@ pub struct Options {
     pub attr_ttl: Duration,
     /// How long the absence of a name is believed.
     pub negative_ttl: Duration,
-    /// Bound of create, mkdir, unlink and rename.
+    /// Bound of a lookup, create, mkdir, unlink and rename.
     pub name_timeout: Duration,
     /// Longest time without progress of an upload or a read.
     pub stall_timeout: Duration,
@@ -351,13 +351,15 @@ impl Vfs {
         let Some(node) = tree.get_mut(ino) else {
             return;
         };
-        if let Some(writer) = &node.writer
-            && writer.shed()
-        {
+        let Some(writer) = &node.writer else { return };
+        let (nothing_left, cached) = writer.shed();
+        if nothing_left {
             node.attrs = writer.attrs();
             node.writer = None;
             tree.reap(ino);
         }
+        drop(tree);
+        drop(cached);
     }
 }
 

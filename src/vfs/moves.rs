@@ -2,7 +2,7 @@
 //! has none a copy under the new name and the removal of the old one, never leaving neither.
 
 use super::files::wait;
-use super::tree::ROOT;
+use super::tree::Tree;
 use super::{Vfs, lock};
 use crate::error::{Error, Kind, Result};
 use crate::store::{Entry, Kind as EntryKind, Place};
@@ -70,7 +70,8 @@ impl Vfs {
         let over_kind = self.tree().get(over).map(|node| node.kind);
         match (kind, over_kind) {
             (EntryKind::Dir, Some(EntryKind::Dir)) => {
-                self.within_name_timeout("rename", self.list_fresh(over))
+                // What others have put there since it was listed is not to be merged with what is moved.
+                self.within_name_timeout("rename", self.list_now(over))
                     .await?;
                 if self
                     .tree()
@@ -114,7 +115,7 @@ impl Vfs {
         if let Some(parted) = parted {
             parted.parted();
         }
-        let me = self.me.clone();
+        let (me, late) = (self.me.clone(), writer.clone());
         let replaced = over.map(|over| {
             lock(&self.replaced).insert(over, writer.clone());
             async move {
@@ -127,7 +128,7 @@ impl Vfs {
             }
         });
         let (rt, name) = (self.write.rt.clone(), new_name.to_owned());
-        let copied = self.write.rt.spawn(async move {
+        let mut copied = self.write.rt.spawn(async move {
             let copied = copy.await;
             if let Err(error) = &copied {
                 log::error!("{name}: the rename is done here, but not on the store: {error}");
@@ -140,11 +141,16 @@ impl Vfs {
             }
             copied
         });
-        match tokio::time::timeout_at(until, copied).await {
+        match tokio::time::timeout_at(until, &mut copied).await {
             Ok(Ok(copied)) => copied,
             Ok(Err(died)) => Err(Error::new(Kind::Broken, "rename").because(died)),
             Err(_) => {
                 log::info!("{new_name}: the rename goes on as a copy in the background");
+                self.write.rt.spawn(async move {
+                    if let Ok(Err(error)) = copied.await {
+                        late.untold(&error);
+                    }
+                });
                 Ok(())
             }
         }
@@ -439,29 +445,38 @@ impl Vfs {
                 }
                 new
             };
-            let children: Vec<(String, u64, EntryKind)> = {
-                let tree = self.tree();
-                let node = tree.get(ino).ok_or_else(missing)?;
-                let row = |(name, &child): (&String, &u64)| {
-                    Some((name.clone(), child, tree.get(child)?.kind))
-                };
-                node.children.iter().filter_map(row).collect()
+            let first = |tree: &Tree| {
+                let mut children = tree.get(ino)?.children.iter();
+                children
+                    .find_map(|(name, &child)| Some((name.clone(), child, tree.get(child)?.kind)))
             };
-            for (name, child, kind) in children {
-                match kind {
-                    EntryKind::Dir => self.move_dir(child, false, new, &name).await?,
-                    EntryKind::File | EntryKind::Symlink => {
-                        self.rename_file(child, None, new, &name).await?;
-                        self.vacate(child).await?;
+            // What a program makes in it meanwhile is moved as well.
+            let mut tree = loop {
+                loop {
+                    let Some((name, child, kind)) = first(&self.tree()) else {
+                        break;
+                    };
+                    match kind {
+                        EntryKind::Dir => self.move_dir(child, false, new, &name).await?,
+                        EntryKind::File | EntryKind::Symlink => {
+                            self.rename_file(child, None, new, &name).await?;
+                            self.vacate(child).await?;
+                        }
                     }
                 }
-            }
-            let old = self.tree().get(ino).and_then(|node| node.entry.clone());
-            if let Some(old) = &old {
-                self.store.rmdir(old).await?;
-            }
+                let old = self.tree().get(ino).and_then(|node| node.entry.clone());
+                if let Some(old) = &old {
+                    match self.store.rmdir(old).await {
+                        Err(error) if error.kind != Kind::NotFound => return Err(error),
+                        _ => {}
+                    }
+                }
+                let tree = self.tree();
+                if first(&tree).is_none() {
+                    break tree;
+                }
+            };
             // The inode keeps its number: it takes over what was made for the new name.
-            let mut tree = self.tree();
             let (entry, children) = match tree.get_mut(new) {
                 Some(node) => (node.entry.clone(), std::mem::take(&mut node.children)),
                 None => return Ok(()),
@@ -478,7 +493,6 @@ impl Vfs {
                 node.entry = entry;
                 node.children = children;
             }
-            debug_assert!(tree.get(ROOT).is_some());
             Ok(())
         })
     }

@@ -1,7 +1,7 @@
 //! Names: lookup, listing, create, mkdir, symlink, unlink, rmdir.
 
 use super::files::{Open, OpenFlags};
-use super::tree::{Known, ROOT};
+use super::tree::{Known, ROOT, Tree};
 use super::{Attr, REFUSED_FOR, Vfs, lock};
 use crate::error::{Error, Kind, Result};
 use crate::store::{Attrs, Digests, Entry, Kind as EntryKind, New, Place, Source};
@@ -85,9 +85,12 @@ impl Vfs {
         }
     }
 
-    /// Looks a name up; the kernel holds one more reference to the inode then.
+    /// Looks a name up; the kernel holds one more reference to the inode then, and may hold the directory's
+    /// lock until it is answered.
     pub async fn lookup(&self, parent: u64, name: &str) -> Result<Attr> {
-        let ino = self.find(parent, name).await?;
+        let ino = self
+            .within_name_timeout("look up", self.find(parent, name))
+            .await?;
         let mut tree = self.tree();
         let missing = Error::new(Kind::NotFound, "look up");
         let node = ino.and_then(|ino| tree.get_mut(ino)).ok_or(missing)?;
@@ -110,7 +113,20 @@ impl Vfs {
 
     /// Makes the listing of a directory fresh: one request for all that ask at once.
     pub(super) async fn list_fresh(&self, dir: u64) -> Result<()> {
-        if self.tree().is_listed(dir) {
+        self.list(dir, None).await
+    }
+
+    /// Lists a directory, however much is known of it: no older answer will do.
+    pub(super) async fn list_now(&self, dir: u64) -> Result<()> {
+        self.list(dir, Some(Instant::now())).await
+    }
+
+    async fn list(&self, dir: u64, since: Option<Instant>) -> Result<()> {
+        let is_listed = |tree: &Tree| match since {
+            Some(since) => tree.get(dir).is_some_and(|node| node.listed >= Some(since)),
+            None => tree.is_listed(dir),
+        };
+        if is_listed(&self.tree()) {
             return Ok(());
         }
         let gate = {
@@ -133,7 +149,7 @@ impl Vfs {
         }
         let (addr, older) = {
             let tree = self.tree();
-            if tree.is_listed(dir) {
+            if is_listed(&tree) {
                 return Ok(());
             }
             let node = tree.get(dir).ok_or(Error::new(Kind::Stale, "list"))?;
@@ -144,7 +160,7 @@ impl Vfs {
                 .entry
                 .as_ref()
                 .ok_or(Error::new(Kind::NotFound, "list"))?;
-            (entry.addr.clone(), node.listed.is_some())
+            (entry.addr.clone(), since.is_none() && node.listed.is_some())
         };
         let asked = Instant::now();
         match self.ask(older, self.store.list(&addr)).await {
@@ -235,62 +251,98 @@ impl Vfs {
         mode: u32,
         flags: OpenFlags,
     ) -> Result<(Attr, Open)> {
-        let place = self.check_new_name(parent, name)?;
+        self.check_new_name(parent, name)?;
         self.part_from_ghost(parent, name).await?;
         let found = self
             .within_name_timeout("create", self.find(parent, name))
             .await?;
-        let mut struck = None;
-        let ino = match found {
+        let (ino, made) = match found {
             Some(_) if flags.exclusive => {
                 return Err(Error::new(Kind::Exists, "create").at(name));
             }
-            Some(ino) => ino,
+            Some(ino) => (ino, None),
             None => {
-                let mut tree = self.tree();
-                let ino = tree.insert(parent, name, EntryKind::File, None);
-                let mode = mode & 0o7777;
-                let default = self.default_mode(EntryKind::File);
-                let attrs = Attrs {
-                    mode: (mode != default).then_some(mode),
-                    ..Attrs::default()
-                };
-                let path = tree.path(ino);
-                let ghost = tree.ghost(parent, name);
-                let target = Target {
-                    place: place.clone(),
-                    path,
-                    exclusive: flags.exclusive && ghost.is_none(),
-                    replaces: ghost,
-                    looked: tree.absent_since(parent, name),
-                    removes: Vec::new(),
-                    attrs,
-                };
-                let terms = target.path.clone();
-                let writer = Writer::new(ino, self.write.clone(), target, None);
-                self.set_terms(&writer, &terms, name);
-                if let Err(error) = writer.touched() {
-                    tree.detach(ino);
-                    return Err(error);
-                }
-                if let Some(node) = tree.get_mut(ino) {
-                    node.writer = Some(writer);
-                }
-                struck = tree.take_ghost(parent, name, ino).and_then(|(_, by)| by);
-                ino
+                let made = self.make(parent, name, mode, flags.exclusive)?;
+                (made.0.ino(), Some(made))
             }
         };
-        if let Some(by) = struck {
-            self.within_name_timeout("create", by.strike(&place))
-                .await?;
-        }
-        let open = self.open(ino, flags).await?;
+        let opened = async {
+            if let Some((writer, struck)) = &made {
+                writer.touched()?;
+                if let Some(by) = struck {
+                    self.within_name_timeout("create", by.strike(&writer.target().place))
+                        .await?;
+                }
+            }
+            self.open(ino, flags).await
+        };
+        let open = match opened.await {
+            Ok(open) => open,
+            Err(error) => {
+                if let Some((writer, struck)) = made {
+                    self.unmake(parent, &writer, struck.as_deref());
+                }
+                return Err(error);
+            }
+        };
         let mut tree = self.tree();
         if let Some(node) = tree.get_mut(ino) {
             node.lookups += 1;
         }
         let node = tree.get(ino).ok_or(Error::new(Kind::Stale, "create"))?;
         Ok((self.attr(&tree, node), open))
+    }
+
+    /// A new file in the tree, with its writer, and the one that had to remove what the store still has there.
+    fn make(
+        &self,
+        parent: u64,
+        name: &str,
+        mode: u32,
+        exclusive: bool,
+    ) -> Result<(Arc<Writer>, Option<Arc<Writer>>)> {
+        let mut tree = self.tree();
+        let missing = || Error::new(Kind::NotFound, "create").at(name);
+        let place = tree.place(parent, name).ok_or_else(missing)?;
+        let ino = tree.insert(parent, name, EntryKind::File, None);
+        let mode = mode & 0o7777;
+        let default = self.default_mode(EntryKind::File);
+        let attrs = Attrs {
+            mode: (mode != default).then_some(mode),
+            ..Attrs::default()
+        };
+        let (path, ghost) = (tree.path(ino), tree.ghost(parent, name));
+        let target = Target {
+            place,
+            path: path.clone(),
+            exclusive: exclusive && ghost.is_none(),
+            replaces: ghost,
+            looked: tree.absent_since(parent, name),
+            removes: Vec::new(),
+            attrs,
+        };
+        let writer = Writer::new(ino, self.write.clone(), target, None);
+        self.set_terms(&writer, &path, name);
+        if let Some(node) = tree.get_mut(ino) {
+            node.writer = Some(writer.clone());
+        }
+        let struck = tree.take_ghost(parent, name, ino).and_then(|(_, by)| by);
+        Ok((writer, struck))
+    }
+
+    /// Undoes [`Vfs::make`]. What the store has there is hidden again, if `struck` is still to remove it.
+    fn unmake(&self, parent: u64, writer: &Arc<Writer>, struck: Option<&Writer>) {
+        let target = writer.target();
+        {
+            let mut tree = self.tree();
+            tree.detach(writer.ino());
+            if let (Some(ghost), Some(by)) = (target.replaces, struck)
+                && (by.target().removes.iter()).any(|(place, _)| *place == target.place)
+            {
+                tree.haunt(parent, ghost, by.ino());
+            }
+        }
+        writer.removed();
     }
 
     /// Makes a directory. The kernel holds one more reference to the inode then.

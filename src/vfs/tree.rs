@@ -213,10 +213,9 @@ impl Tree {
     }
 
     pub(super) fn is_listed(&self, dir: u64) -> bool {
-        let node = self
-            .get(dir)
-            .zip(self.get(dir).and_then(|node| node.listed));
-        node.is_some_and(|(node, at)| node.is_shown() || at.elapsed() < self.ttl.attr)
+        let fresh = |node: &Node, at: Instant| node.is_shown() || at.elapsed() < self.ttl.attr;
+        self.get(dir)
+            .is_some_and(|node| node.listed.is_some_and(|at| fresh(node, at)))
     }
 
     pub(super) fn known(&self, parent: u64, name: &str) -> Known {
@@ -400,11 +399,13 @@ impl Tree {
         if node.kind != entry.kind || node.handles > 0 {
             return self.insert(parent, &name, entry.kind, Some(entry));
         }
-        node.writer = None;
+        let entry = Arc::new(entry);
+        // What nobody was told of the last one outlives it.
+        node.writer.take_if(|writer| writer.give_way(&entry, asked));
         node.attrs = entry.attrs.clone();
         node.written = None;
         node.ctime = None;
-        node.entry = Some(Arc::new(entry));
+        node.entry = Some(entry);
         node.checked = asked;
         ino
     }

@@ -107,8 +107,10 @@ impl Writer {
                 Action::Drop => {
                     self.discard(&self.files());
                     let mut inner = self.lock();
-                    (inner.top, inner.frozen) = (None, None);
+                    let versions = (inner.top.take(), inner.frozen.take());
                     drop(inner);
+                    // To remove a large file takes time.
+                    drop(versions);
                     if let Some(owner) = &owner {
                         owner.dropped(self.ino);
                     }

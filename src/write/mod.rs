@@ -381,6 +381,12 @@ impl Writer {
         self.lock().session.tell().map_or(Ok(()), Err)
     }
 
+    /// Who asked for what ended in `error` no longer waits: [`Writer::told`] tells it, unless it is the error of
+    /// a commit and a later one succeeds.
+    pub fn untold(&self, error: &Error) {
+        self.lock().session.untell(error);
+    }
+
     /// Brings the store's bytes that are still needed into the spool, so that they outlive their name;
     /// at most `limit` of them.
     pub async fn hold(&self, limit: u64) -> Result<()> {
@@ -631,15 +637,27 @@ impl Writer {
         self.lock().session.is_gone()
     }
 
-    /// Lets go of the spool file if it is only a cache; returns whether nothing is left here then: not
-    /// even an error that is to be told.
-    pub fn shed(&self) -> bool {
+    /// Lets go of the spool file if it is only a cache; returns whether nothing is left here then, not even an
+    /// error that is to be told; and the file, to be dropped without locks: to remove a large one takes time.
+    pub fn shed(&self) -> (bool, Option<Arc<SpoolFile>>) {
         let mut inner = self.lock();
         if inner.session.is_settled() && inner.top.is_none() && !inner.session.is_open() {
-            inner.frozen = None;
-            return !inner.session.has_untold();
+            let cached = inner.frozen.take().map(|frozen| frozen.file.clone());
+            return (!inner.session.has_untold(), cached);
         }
-        false
+        (false, None)
+    }
+
+    /// Somebody else's version, seen at `looked`, takes the place of what the store had and is here as a cache.
+    /// Returns whether nothing is left here then, as [`Writer::shed`] does.
+    pub fn give_way(&self, entry: &Arc<Entry>, looked: Instant) -> bool {
+        let mut inner = self.lock();
+        (inner.top, inner.frozen, inner.written) = (None, None, None);
+        inner.base = Some(entry.clone());
+        inner.target.attrs = entry.attrs.clone();
+        inner.target.replaces = Some((**entry).clone());
+        inner.target.looked = Some(looked);
+        !inner.session.has_untold()
     }
 
     /// Waits until nothing is on its way; returns what the store has then, and where. Looks, if that

@@ -305,6 +305,14 @@ impl<W> Session<W> {
         }
     }
 
+    /// `error` was answered to nobody after all: it is told to whoever asks next.
+    pub(super) fn untell(&mut self, error: &Error) {
+        match &mut self.last {
+            Last::Failed { told, .. } => *told = false,
+            Last::None | Last::Committed => self.latched = Some(error.clone()),
+        }
+    }
+
     /// Takes an event, says what is to be done, in order.
     pub(super) fn on(&mut self, event: Event<W>) -> Vec<Action<W>> {
         match event {

@@ -422,6 +422,36 @@ async fn an_old_name_that_is_taken_again_does_not_take_the_bytes_with_it() {
     );
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_create_that_fails_leaves_nothing_here() {
+    let bench = hasty().await;
+    bench.store.plant("log", &[1; 300]);
+    let ino = walk(&bench.vfs, "log").await.unwrap();
+    let open = bench.vfs.open(ino, TRUNC).await.unwrap();
+    bench.vfs.write(open.fh, 0, &[2; 100]).await.unwrap();
+    let gate = Arc::new(Semaphore::new(0));
+    *bench.store.gate.lock().unwrap() = Some(("finish", gate.clone()));
+    let work = async {
+        while bench.store.count("finish") == 0 {
+            tokio::task::yield_now().await;
+        }
+        // Its commit does not answer: it is not known yet what is under the old name.
+        let moved = bench.vfs.rename(ROOT, "log", ROOT, "log.1", false);
+        moved.await.unwrap();
+        let made = bench.vfs.create(ROOT, "log", 0o644, TRUNC).await;
+        assert_eq!(made.unwrap_err().kind, Kind::Timeout);
+        assert_eq!(bench.vfs.tree().child(ROOT, "log"), None);
+        gate.add_permits(100);
+    };
+    let (closed, ()) = tokio::join!(bench.vfs.flush(open.fh), work);
+    closed.unwrap();
+    bench.vfs.release(open.fh);
+    settle(&bench).await;
+    assert_eq!(bench.store.content("log.1").unwrap(), vec![2; 100]);
+    let left = bench.vfs.drain(Duration::ZERO).await;
+    assert_eq!((left.kept, left.refused), (0, 0));
+}
+
 #[tokio::test]
 async fn a_backup_name_that_goes_leaves_the_new_file_alone() {
     let bench = bench_with(Memory::new(), |options| options.temp_names = temp(&["*~"])).await;
@@ -571,6 +601,25 @@ async fn an_error_that_was_not_told_outlives_the_cache() {
     let told = vfs.open(ino, READ).await.unwrap_err().errno();
     assert_eq!(told, libc::ESTALE);
     assert_eq!(store.content("f").unwrap(), "theirs");
+}
+
+#[tokio::test]
+async fn an_error_that_was_not_told_outlives_their_next_version() {
+    let (store, vfs, _) = crash_with_a_debt(|store| store.plant("f", b"theirs")).await;
+    vfs.landed().await;
+    store.plant("f", b"theirs again");
+    let place = Place {
+        dir: "".into(),
+        name: "f".into(),
+    };
+    let ino = vfs.refresh(ROOT, &place).await.unwrap().unwrap();
+    let told = vfs.open(ino, READ).await.unwrap_err().errno();
+    assert_eq!(told, libc::ESTALE);
+    assert_eq!(read_file(&vfs, ino).await.unwrap(), "theirs again");
+    let open = vfs.open(ino, WRITE).await.unwrap();
+    vfs.write(open.fh, 0, b"T").await.unwrap();
+    close(&vfs, open.fh).await.unwrap();
+    assert_eq!(store.content("f").unwrap(), "Theirs again");
 }
 
 /// A file that is owed and queued, over an older version on the store.

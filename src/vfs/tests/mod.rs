@@ -443,6 +443,41 @@ async fn an_open_file_that_loses_its_name_can_still_be_read() {
     assert_eq!(bench.vfs.write.spool.bytes(), 0);
 }
 
+/// A mount with a `name_timeout` of 10 s.
+async fn hasty() -> Bench {
+    let ten = Duration::from_secs(10);
+    bench_with(Memory::new(), |options| options.name_timeout = ten).await
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lookup_does_not_wait_longer_than_name_timeout() {
+    let bench = hasty().await;
+    *bench.store.gate.lock().unwrap() = Some(("stat", Arc::new(Semaphore::new(0))));
+    let asked = bench.vfs.lookup(ROOT, "f");
+    let found = tokio::time::timeout(Duration::from_secs(600), asked).await;
+    assert_eq!(found.unwrap().unwrap_err().kind, Kind::Timeout);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_open_file_loses_its_name_although_its_bytes_do_not_come() {
+    for gone in [true, false] {
+        let bench = hasty().await;
+        bench.store.plant("f", b"slow");
+        let ino = walk(&bench.vfs, "f").await.unwrap();
+        let open = bench.vfs.open(ino, READ).await.unwrap();
+        write_file(&bench.vfs, ROOT, "g", b"g").await;
+        *bench.store.gate.lock().unwrap() = Some(("read", Arc::new(Semaphore::new(0))));
+        if gone {
+            bench.vfs.unlink(ROOT, "f").await.unwrap();
+            assert_eq!(bench.store.paths(), ["g"]);
+        } else {
+            bench.vfs.rename(ROOT, "g", ROOT, "f", false).await.unwrap();
+            assert_eq!(bench.store.content("f").unwrap(), "g");
+        }
+        close(&bench.vfs, open.fh).await.unwrap();
+    }
+}
+
 #[tokio::test]
 async fn a_file_replaced_under_a_reader_is_estale_and_a_new_open_sees_the_new_one() {
     let bench = bench_with(Memory::new(), |options| options.attr_ttl = Duration::ZERO).await;
@@ -676,6 +711,28 @@ async fn a_rename_of_what_only_the_store_has_copies_verifies_and_removes() {
     assert!(at("finish") < at("remove"), "never neither: {log:?}");
 }
 
+#[tokio::test(start_paused = true)]
+async fn an_error_of_a_rename_that_went_on_in_the_background_is_told_at_the_next_open() {
+    let bench = hasty().await;
+    bench.store.plant("old", &[7; 300]);
+    let ino = walk(&bench.vfs, "old").await.unwrap();
+    let gate = Arc::new(Semaphore::new(0));
+    *bench.store.gate.lock().unwrap() = Some(("finish", gate.clone()));
+    let moved = bench.vfs.rename(ROOT, "old", ROOT, "new", false);
+    moved.await.unwrap();
+    let fault = Fault {
+        op: "finish",
+        kind: Kind::Denied,
+        done: false,
+    };
+    bench.store.faults.lock().unwrap().push_back(fault);
+    gate.add_permits(100);
+    settle(&bench).await;
+    let told = bench.vfs.open(ino, READ).await.unwrap_err();
+    assert_eq!(told.kind, Kind::Denied);
+    assert_eq!(read_file(&bench.vfs, ino).await.unwrap(), vec![7; 300]);
+}
+
 #[tokio::test]
 async fn a_rename_does_not_overwrite_what_others_stored_since_the_last_look() {
     for known in [true, false] {
@@ -742,6 +799,43 @@ async fn a_directory_with_a_temporary_name_in_it_is_moved_whole() {
     bench.vfs.rename(ROOT, "d", ROOT, "e", false).await.unwrap();
     assert_eq!(bench.store.paths(), ["e", "e/x~", "e/y"]);
     assert_eq!(bench.store.content("e/x~").unwrap(), "x");
+}
+
+#[tokio::test]
+async fn what_is_made_in_a_directory_while_it_is_moved_goes_along() {
+    for op in ["put", "rmdir"] {
+        let bench = bench().await;
+        let dir = bench.vfs.mkdir(ROOT, "d", 0o755).await.unwrap().ino;
+        write_file(&bench.vfs, dir, "a", b"a").await;
+        let (gate, before) = (Arc::new(Semaphore::new(0)), bench.store.count(op));
+        *bench.store.gate.lock().unwrap() = Some((op, gate.clone()));
+        let (moved, open) = tokio::join!(bench.vfs.rename(ROOT, "d", ROOT, "e", false), async {
+            while bench.store.count(op) == before {
+                tokio::task::yield_now().await;
+            }
+            let (_, open) = bench.vfs.create(dir, "b", 0o644, TRUNC).await.unwrap();
+            bench.vfs.write(open.fh, 0, b"b").await.unwrap();
+            gate.add_permits(100);
+            open
+        });
+        moved.unwrap();
+        close(&bench.vfs, open.fh).await.unwrap();
+        assert_eq!(bench.store.paths(), ["e", "e/a", "e/b"]);
+        let made = walk(&bench.vfs, "e/b").await.unwrap();
+        assert_eq!(read_file(&bench.vfs, made).await.unwrap(), "b");
+    }
+}
+
+#[tokio::test]
+async fn a_directory_that_others_have_filled_is_not_replaced() {
+    let bench = bench().await;
+    for name in ["d", "e"] {
+        bench.vfs.mkdir(ROOT, name, 0o755).await.unwrap();
+    }
+    bench.store.plant("e/theirs", b"theirs");
+    let moved = bench.vfs.rename(ROOT, "d", ROOT, "e", false).await;
+    assert_eq!(moved.unwrap_err().kind, Kind::NotEmpty);
+    assert_eq!(bench.store.paths(), ["d", "e", "e/theirs"]);
 }
 
 #[tokio::test]
