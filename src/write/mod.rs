@@ -462,24 +462,17 @@ impl Writer {
         Ok(())
     }
 
-    /// Overwrites `range` with zeros; within the size unless `grow`.
+    /// Makes zeros of `range`: a hole, for which nothing is written; within the size unless `grow`.
     pub fn zero(&self, range: Range<u64>, grow: bool) -> Result<()> {
-        static ZEROS: [u8; 1 << 16] = [0; 1 << 16];
         let mut inner = self.lock();
-        let end = range.end.min(inner.size());
-        let mut at = range.start;
-        while at < end {
-            let step = (end - at).min(ZEROS.len() as u64);
-            inner
-                .top(&self.context)?
-                .write(at, &ZEROS[..step as usize])?;
-            at += step;
+        let top = inner.top(&self.context)?;
+        let mut done = top.punch(range.clone());
+        if grow && range.end > top.layer.size() {
+            done = done.and_then(|()| top.truncate(range.end));
         }
-        if grow && range.end > inner.size() {
-            inner.truncate(range.end, &self.context)?;
-        }
+        // Some of it may be done after an error as well.
         inner.wrote();
-        Ok(())
+        done
     }
 
     /// Size in bytes, of the newest version.

@@ -832,6 +832,34 @@ impl SpoolFile {
             .map_err(|e| Error::local("resize spool file", e))
     }
 
+    /// Makes zeros of `range`; the disk gets the room back, where it can.
+    pub(super) fn punch(&self, range: Range<u64>) -> Result<()> {
+        use rustix::fs::FallocateFlags as Flags;
+        let mut sums = self.sums.write().unwrap_or_else(PoisonError::into_inner);
+        sums.punch(range.clone(), |block, sum| self.checked(block, sum))?;
+        failpoint::cross(Group::Spool, "punch data");
+        let how = Flags::PUNCH_HOLE | Flags::KEEP_SIZE;
+        let punched = rustix::fs::fallocate(&self.file, how, range.start, range.end - range.start);
+        match punched {
+            Err(rustix::io::Errno::OPNOTSUPP) => self.blank(range),
+            done => done.map_err(Into::into),
+        }
+        .map_err(|e| Error::local("punch spool file", e))
+    }
+
+    /// Writes zeros into `range`, as far as the file goes.
+    fn blank(&self, range: Range<u64>) -> std::io::Result<()> {
+        static ZEROS: [u8; 1 << 16] = [0; 1 << 16];
+        let end = range.end.min(self.file.metadata()?.len());
+        let mut at = range.start;
+        while at < end {
+            let step = (end - at).min(ZEROS.len() as u64);
+            self.file.write_all_at(&ZEROS[..step as usize], at)?;
+            at += step;
+        }
+        Ok(())
+    }
+
     /// The bytes of `range`, compared with their checksums; zeros past the end.
     pub fn read_at(&self, range: Range<u64>) -> Result<Bytes> {
         let mut bytes = BytesMut::zeroed((range.end - range.start) as usize);

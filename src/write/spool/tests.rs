@@ -71,6 +71,23 @@ fn bytes_come_back_and_past_the_end_are_zeros() {
 }
 
 #[test]
+fn a_hole_is_zeros_and_what_is_around_it_stays() {
+    let dir = tempfile::tempdir().unwrap();
+    let (spool, _) = open(&dir, None);
+    let file = spool.create(&target("a")).unwrap();
+    let mut model = vec![7; 300_000];
+    file.write_at(&model, 0, 300_000).unwrap();
+    for hole in [10..20, 60_000..140_000, 131_072..196_608, 299_999..400_000] {
+        file.punch(hole.clone()).unwrap();
+        model[hole.start as usize..300_000.min(hole.end as usize)].fill(0);
+        assert!(file.read_at(0..300_000).unwrap() == model, "{hole:?}");
+    }
+    file.blank(0..400_000).unwrap();
+    assert_eq!(file.file.metadata().unwrap().len(), 300_000);
+    assert_eq!(file.read_at(0..1).unwrap_err().kind, Kind::Mismatch);
+}
+
+#[test]
 fn beyond_the_budget_a_write_is_enospc_and_room_comes_back() {
     let dir = tempfile::tempdir().unwrap();
     let (spool, _) = open(&dir, Some(10));
