@@ -60,6 +60,11 @@ impl Sums {
         self.0.get(&block).copied().unwrap_or_default()
     }
 
+    /// The blocks that were written, in order.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (u64, Sum)> + '_ {
+        self.0.iter().map(|(&block, &sum)| (block, sum))
+    }
+
     /// Takes a block's bytes for what they are now.
     pub(super) fn renew(&mut self, block: u64, bytes: &[u8]) {
         self.set(

@@ -88,6 +88,24 @@ fn a_hole_is_zeros_and_what_is_around_it_stays() {
 }
 
 #[test]
+fn after_a_failed_sync_nothing_is_promised_before_all_bytes_were_compared_and_written_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let (spool, _) = open(&dir, None);
+    let file = spool.create(&target("a")).unwrap();
+    file.write_at(&[7; 100_000], 0, 100_000).unwrap();
+    let record = Record::new(Class::Acknowledged, target("a"));
+    file.state().doubtful = true;
+    file.file.write_all_at(b"lost", 70_000).unwrap();
+    assert_eq!(
+        file.promise(&record, file.stamp()).unwrap_err().kind,
+        Kind::Mismatch
+    );
+    file.file.write_all_at(&[7; 4], 70_000).unwrap();
+    assert_eq!(file.promise(&record, file.stamp()).unwrap(), Noted::Durable);
+    assert!(!file.state().doubtful);
+}
+
+#[test]
 fn beyond_the_budget_a_write_is_enospc_and_room_comes_back() {
     let dir = tempfile::tempdir().unwrap();
     let (spool, _) = open(&dir, Some(10));
