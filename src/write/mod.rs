@@ -194,8 +194,9 @@ impl Writer {
         Writer::with(ino, context, target, base, None)
     }
 
-    /// A writer of what an earlier process promised; [`Writer::go`] sends it. The bytes are compared with
-    /// their checksums and, where it has one, with the record's digest: `Mismatch` if they rotted.
+    /// A writer of what an earlier process promised; [`Writer::go`] sends it. Where the record has a
+    /// digest, all bytes are read and compared with their checksums and with it: `Mismatch` if they rotted. Else they
+    /// are compared with their checksums when they are sent.
     pub async fn adopt(
         ino: u64,
         context: Arc<Context>,
@@ -394,7 +395,8 @@ impl Writer {
             (base, inner.target.clone())
         };
         let Some(base) = base else { return Ok(()) };
-        let over = Content::over(Lower::Entry(base), &self.context.spool, None, &target)?;
+        let (lower, algo) = (Lower::Entry(base), self.context.algo());
+        let over = Content::over(lower, &self.context.spool, algo, &target)?;
         let whole = Arc::new(over.complete(&self.context.cache, &target).await?);
         let mut inner = self.lock();
         whole.file.set_open(false);

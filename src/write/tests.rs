@@ -784,6 +784,23 @@ async fn a_hole_over_a_committed_version_is_zeros_whichever_of_the_two_is_copied
 }
 
 #[tokio::test]
+async fn what_is_written_on_after_a_name_was_taken_is_compared_with_what_the_store_has() {
+    let bench = bench(Some(&[7; 100])).await;
+    bench.writer.hold(1000).await.unwrap();
+    assert!(
+        !bench
+            .writer
+            .lock()
+            .frozen
+            .as_ref()
+            .unwrap()
+            .whole_digests()
+            .0
+            .is_empty()
+    );
+}
+
+#[tokio::test]
 async fn after_a_failed_write_a_file_that_is_cut_to_nothing_is_as_good_as_new() {
     let bench = bench(None).await;
     bench.writer.write(0, b"half").unwrap();
