@@ -33,6 +33,17 @@ const LOOK_AGAIN: Duration = Duration::from_secs(5);
 const FIRST_WAIT: Duration = Duration::from_secs(5);
 const LONGEST_WAIT: Duration = Duration::from_secs(300);
 
+/// The longest wait that a server may ask for.
+const LONGEST_ASKED: Duration = Duration::from_secs(600);
+
+/// The wait before the next try of what is owed after `failures` failures in a row.
+fn wait(failures: u32, asked: Option<Duration>) -> Duration {
+    let doubled = FIRST_WAIT
+        .saturating_mul(1 << failures.min(10))
+        .min(LONGEST_WAIT);
+    asked.unwrap_or_default().min(LONGEST_ASKED).max(doubled)
+}
+
 /// What a look before the commit found.
 enum Look {
     /// Nobody was there.
@@ -207,11 +218,8 @@ impl Writer {
     }
 
     fn spawn_later(self: &Arc<Self>, inner: &mut Inner, error: &Error) {
-        let doubled = FIRST_WAIT
-            .saturating_mul(1 << inner.failures.min(10))
-            .min(LONGEST_WAIT);
+        let wait = wait(inner.failures, error.retry_after);
         inner.failures += 1;
-        let wait = error.retry_after.unwrap_or_default().max(doubled);
         let path = &inner.target.path;
         log::error!("{path}: owed, tried again in {} s: {error}", wait.as_secs());
         let writer = self.clone();
@@ -704,6 +712,18 @@ fn beside(name: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_next_try_is_put_off_further_each_time_and_by_what_the_server_asks_within_reason() {
+        let s = Duration::from_secs;
+        assert_eq!(
+            [0, 1, 5, 99].map(|failures| wait(failures, None)),
+            [s(5), s(10), s(160), s(300)]
+        );
+        assert_eq!(wait(0, Some(s(120))), s(120));
+        assert_eq!(wait(2, Some(s(1))), s(20));
+        assert_eq!(wait(0, Some(s(86_400))), s(600));
+    }
 
     #[test]
     fn the_name_beside_says_where_and_when_and_fits() {

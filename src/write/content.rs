@@ -103,6 +103,20 @@ impl Content {
         Ok(())
     }
 
+    /// Makes zeros of `range`, clipped at the size; what is given back to the disk is to the budget as well.
+    pub(super) fn punch(&mut self, range: Range<u64>) -> Result<()> {
+        let range = range.start..range.end.min(self.layer.size());
+        if range.is_empty() {
+            return Ok(());
+        }
+        self.file.punch(range.clone())?;
+        let all = range.end - range.start;
+        self.file.uncharge(all - self.layer.fresh(range.clone()));
+        self.hash.changed(range.start);
+        self.layer.punch(range);
+        Ok(())
+    }
+
     /// The digests, if they are of the whole.
     pub(super) fn whole_digests(&self) -> Digests {
         if self.hash.at() == self.layer.size() {
@@ -269,11 +283,10 @@ impl Content {
             under.file.to_torn(target, under.layer.size())?;
             under.file.set_open(false);
         }
+        let holes: Vec<_> = self.layer.holes().collect();
         let below = missing.last().map_or(0, |range| range.end);
-        let first = owned
-            .first()
-            .map_or(u64::MAX, |range| range.start)
-            .min(below);
+        let changed = owned.first().into_iter().chain(holes.first());
+        let first = changed.map(|range| range.start).fold(below, u64::min);
         let size = self.layer.size();
         if below < under.layer.size() {
             // What the upper layer cut off must not come back when it grew again.
@@ -285,6 +298,9 @@ impl Content {
         for range in owned {
             let copied = whole.file.copy_from(&self.file, range);
             copied.inspect_err(|_| whole.file.uncharge(fresh))?;
+        }
+        for hole in holes.into_iter().filter(|hole| hole.start < below) {
+            whole.file.punch(hole.start..hole.end.min(below))?;
         }
         whole.hash.changed(first);
         whole.layer.truncate(below.min(whole.layer.size()));

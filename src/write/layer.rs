@@ -18,11 +18,13 @@ pub(super) enum From {
 }
 
 /// One layer: `owned` bytes are in its spool file, the others below `below` come from the content
-/// underneath, the rest up to `size` is zeros. Always `below <= size`.
+/// underneath unless they are `holes`, the rest up to `size` is zeros. Always `below <= size`; what is owned is
+/// no hole.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Layer {
     size: u64,
     owned: Ranges,
+    holes: Ranges,
     below: u64,
 }
 
@@ -33,6 +35,7 @@ impl Layer {
         Layer {
             size: below,
             owned: Ranges::default(),
+            holes: Ranges::default(),
             below,
         }
     }
@@ -57,12 +60,20 @@ impl Layer {
     /// Notes a write of `range`; the file grows if needed.
     pub(super) fn write(&mut self, range: Range<u64>) {
         self.size = self.size.max(range.end);
+        self.holes.remove(range.clone());
         self.owned.insert(range);
+    }
+
+    /// Makes zeros of `range`, clipped at the size. The same must be done to the spool file.
+    pub(super) fn punch(&mut self, range: Range<u64>) {
+        self.owned.remove(range.clone());
+        self.holes.insert(range.start..range.end.min(self.below));
     }
 
     /// Cuts or grows to `size`. The spool file must be cut as well, so that a later growth is zeros.
     pub(super) fn truncate(&mut self, size: u64) {
         self.owned.cut(size);
+        self.holes.cut(size);
         self.below = self.below.min(size);
         self.size = size;
     }
@@ -78,8 +89,8 @@ impl Layer {
                 continue;
             }
             let edge = self.below.clamp(piece.start, piece.end);
-            if piece.start < edge {
-                pieces.push((piece.start..edge, From::Below));
+            for (piece, hole) in self.holes.split(piece.start..edge) {
+                pieces.push((piece, if hole { From::Zero } else { From::Below }));
             }
             if edge < piece.end {
                 pieces.push((edge..piece.end, From::Zero));
@@ -91,12 +102,15 @@ impl Layer {
     /// The ranges that are still only below.
     #[must_use]
     pub(super) fn missing(&self) -> Vec<Range<u64>> {
-        let pieces = self.owned.split(0..self.below);
+        let pieces = self.pieces(0..self.below).into_iter();
         pieces
-            .into_iter()
-            .filter(|(_, own)| !own)
-            .map(|(range, _)| range)
+            .filter_map(|(range, from)| (from == From::Below).then_some(range))
             .collect()
+    }
+
+    /// The ranges that are zeros whatever lies below, in order.
+    pub(super) fn holes(&self) -> impl Iterator<Item = Range<u64>> + '_ {
+        self.holes.iter()
     }
 
     /// The ranges in the spool file, in order.
@@ -107,6 +121,7 @@ impl Layer {
     /// Notes that everything missing was brought into the spool file.
     pub(super) fn completed(&mut self) {
         self.below = 0;
+        self.holes = Ranges::default();
         self.owned.insert(0..self.size);
     }
 }
@@ -119,12 +134,14 @@ mod tests {
     #[derive(Clone, Debug)]
     enum Op {
         Write(u64, u64),
+        Punch(u64, u64),
         Truncate(u64),
     }
 
     fn op() -> impl Strategy<Value = Op> {
         prop_oneof![
             3 => (0u64..60, 1u64..20).prop_map(|(s, l)| Op::Write(s, s + l)),
+            1 => (0u64..60, 1u64..20).prop_map(|(s, l)| Op::Punch(s, s + l)),
             1 => (0u64..80).prop_map(Op::Truncate),
         ]
     }
@@ -145,6 +162,13 @@ mod tests {
                             model.resize(e as usize, b'z');
                         }
                         model[s as usize..e as usize].fill(b'o');
+                    }
+                    Op::Punch(s, e) => {
+                        layer.punch(s..e);
+                        let e = model.len().min(e as usize);
+                        if let Some(punched) = model.get_mut(s as usize..e) {
+                            punched.fill(b'z');
+                        }
                     }
                     Op::Truncate(len) => {
                         layer.truncate(len);

@@ -194,8 +194,9 @@ impl Writer {
         Writer::with(ino, context, target, base, None)
     }
 
-    /// A writer of what an earlier process promised; [`Writer::go`] sends it. The bytes are compared with
-    /// their checksums and, where it has one, with the record's digest: `Mismatch` if they rotted.
+    /// A writer of what an earlier process promised; [`Writer::go`] sends it. Where the record has a
+    /// digest, all bytes are read and compared with their checksums and with it: `Mismatch` if they rotted. Else they
+    /// are compared with their checksums when they are sent.
     pub async fn adopt(
         ino: u64,
         context: Arc<Context>,
@@ -400,7 +401,8 @@ impl Writer {
             (base, inner.target.clone())
         };
         let Some(base) = base else { return Ok(()) };
-        let over = Content::over(Lower::Entry(base), &self.context.spool, None, &target)?;
+        let (lower, algo) = (Lower::Entry(base), self.context.algo());
+        let over = Content::over(lower, &self.context.spool, algo, &target)?;
         let whole = Arc::new(over.complete(&self.context.cache, &target).await?);
         let mut inner = self.lock();
         whole.file.set_open(false);
@@ -468,24 +470,17 @@ impl Writer {
         Ok(())
     }
 
-    /// Overwrites `range` with zeros; within the size unless `grow`.
+    /// Makes zeros of `range`: a hole, for which nothing is written; within the size unless `grow`.
     pub fn zero(&self, range: Range<u64>, grow: bool) -> Result<()> {
-        static ZEROS: [u8; 1 << 16] = [0; 1 << 16];
         let mut inner = self.lock();
-        let end = range.end.min(inner.size());
-        let mut at = range.start;
-        while at < end {
-            let step = (end - at).min(ZEROS.len() as u64);
-            inner
-                .top(&self.context)?
-                .write(at, &ZEROS[..step as usize])?;
-            at += step;
+        let top = inner.top(&self.context)?;
+        let mut done = top.punch(range.clone());
+        if grow && range.end > top.layer.size() {
+            done = done.and_then(|()| top.truncate(range.end));
         }
-        if grow && range.end > inner.size() {
-            inner.truncate(range.end, &self.context)?;
-        }
+        // Some of it may be done after an error as well.
         inner.wrote();
-        Ok(())
+        done
     }
 
     /// Size in bytes, of the newest version.

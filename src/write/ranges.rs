@@ -29,6 +29,22 @@ impl Ranges {
         self.0.insert(start, end);
     }
 
+    /// Takes a range away.
+    pub(super) fn remove(&mut self, range: Range<u64>) {
+        for (piece, inside) in self.split(range) {
+            let around = self
+                .0
+                .range(..=piece.start)
+                .next_back()
+                .map(|(&start, &end)| start..end);
+            if let Some(around) = around.filter(|_| inside) {
+                self.0.remove(&around.start);
+                self.insert(around.start..piece.start);
+                self.insert(piece.end..around.end);
+            }
+        }
+    }
+
     /// Forgets everything from `len` on.
     pub(super) fn cut(&mut self, len: u64) {
         self.0.split_off(&len);
@@ -85,12 +101,14 @@ mod tests {
     #[derive(Clone, Debug)]
     enum Op {
         Insert(u64, u64),
+        Remove(u64, u64),
         Cut(u64),
     }
 
     fn op() -> impl Strategy<Value = Op> {
         prop_oneof![
             4 => (0u64..64, 0u64..20).prop_map(|(s, l)| Op::Insert(s, s + l)),
+            2 => (0u64..64, 0u64..20).prop_map(|(s, l)| Op::Remove(s, s + l)),
             1 => (0u64..70).prop_map(Op::Cut),
         ]
     }
@@ -107,6 +125,10 @@ mod tests {
                     Op::Insert(s, e) => {
                         set.insert(s..e);
                         flags[s as usize..e as usize].fill(true);
+                    }
+                    Op::Remove(s, e) => {
+                        set.remove(s..e);
+                        flags[s as usize..e as usize].fill(false);
                     }
                     Op::Cut(len) => {
                         set.cut(len);

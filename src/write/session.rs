@@ -338,6 +338,7 @@ impl<W> Session<W> {
                 Vec::new()
             }
             Event::Close(waiter) => self.on_close(waiter),
+            Event::Sync(waiter) if self.parted || self.removed => self.on_close(waiter),
             Event::Sync(waiter) if self.top == Top::Same && self.flight == Flight::Parked => {
                 if self.deferred {
                     return vec![Action::Answer(vec![waiter], Ok(()))];

@@ -416,6 +416,8 @@ struct State {
     written: u64,
     /// Checksums lie beside it.
     summed: bool,
+    /// A sync failed: the kernel may have let go of bytes that never reached the disk, and does not say so again.
+    doubtful: bool,
 }
 
 impl State {
@@ -428,6 +430,7 @@ impl State {
             given: 0,
             written: 0,
             summed: false,
+            doubtful: false,
         }
     }
 
@@ -514,10 +517,16 @@ impl SpoolFile {
 
     /// Makes bytes, checksums and record durable: from here on the promise of `record` stands.
     pub fn promise(&self, record: &Record, stamp: Stamp) -> Result<Noted> {
+        let doubtful = self.state().doubtful;
+        if doubtful {
+            self.rewrite()?;
+        }
         failpoint::cross(Group::Spool, "sync data");
-        self.file
-            .sync_all()
-            .map_err(|e| Error::local("sync spool file", e))?;
+        let synced = self.file.sync_all();
+        if doubtful || synced.is_err() {
+            self.state().doubtful = synced.is_err();
+        }
+        synced.map_err(|e| Error::local("sync spool file", e))?;
         let _turn = self.turn();
         if !self.state().is_still(stamp) {
             return Ok(Noted::Void);
@@ -538,6 +547,17 @@ impl SpoolFile {
             self.rename("sums.new", "sums")?;
         }
         self.write_stamped(record, stamp)
+    }
+
+    /// Writes every byte once more, compared with its checksum, so that the next sync is of all of them.
+    fn rewrite(&self) -> Result<()> {
+        let sums = self.sums.write().unwrap_or_else(PoisonError::into_inner);
+        for (block, sum) in sums.iter() {
+            let bytes = self.checked(block, sum)?;
+            let written = self.file.write_all_at(&bytes, block * BLOCK);
+            written.map_err(|e| Error::local("write to spool", e))?;
+        }
+        Ok(())
     }
 
     /// Makes a new record durable.
@@ -830,6 +850,34 @@ impl SpoolFile {
         self.file
             .set_len(len)
             .map_err(|e| Error::local("resize spool file", e))
+    }
+
+    /// Makes zeros of `range`; the disk gets the room back, where it can.
+    pub(super) fn punch(&self, range: Range<u64>) -> Result<()> {
+        use rustix::fs::FallocateFlags as Flags;
+        let mut sums = self.sums.write().unwrap_or_else(PoisonError::into_inner);
+        sums.punch(range.clone(), |block, sum| self.checked(block, sum))?;
+        failpoint::cross(Group::Spool, "punch data");
+        let how = Flags::PUNCH_HOLE | Flags::KEEP_SIZE;
+        let punched = rustix::fs::fallocate(&self.file, how, range.start, range.end - range.start);
+        match punched {
+            Err(rustix::io::Errno::OPNOTSUPP) => self.blank(range),
+            done => done.map_err(Into::into),
+        }
+        .map_err(|e| Error::local("punch spool file", e))
+    }
+
+    /// Writes zeros into `range`, as far as the file goes.
+    fn blank(&self, range: Range<u64>) -> std::io::Result<()> {
+        static ZEROS: [u8; 1 << 16] = [0; 1 << 16];
+        let end = range.end.min(self.file.metadata()?.len());
+        let mut at = range.start;
+        while at < end {
+            let step = (end - at).min(ZEROS.len() as u64);
+            self.file.write_all_at(&ZEROS[..step as usize], at)?;
+            at += step;
+        }
+        Ok(())
     }
 
     /// The bytes of `range`, compared with their checksums; zeros past the end.

@@ -60,6 +60,11 @@ impl Sums {
         self.0.get(&block).copied().unwrap_or_default()
     }
 
+    /// The blocks that were written, in order.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (u64, Sum)> + '_ {
+        self.0.iter().map(|(&block, &sum)| (block, sum))
+    }
+
     /// Takes a block's bytes for what they are now.
     pub(super) fn renew(&mut self, block: u64, bytes: &[u8]) {
         self.set(
@@ -128,6 +133,33 @@ impl Sums {
         Ok(())
     }
 
+    /// Makes zeros of `range`. `old` as in [`Sums::write`], for the blocks of which a part stays.
+    pub(super) fn punch<E>(
+        &mut self,
+        range: Range<u64>,
+        old: impl Fn(u64, Sum) -> Result<Vec<u8>, E>,
+    ) -> Result<(), E> {
+        let blocks = range.start / BLOCK..range.end.div_ceil(BLOCK);
+        let written: Vec<(u64, Sum)> = self
+            .0
+            .range(blocks)
+            .map(|(&block, &sum)| (block, sum))
+            .collect();
+        for (block, sum) in written {
+            let len = u64::from(sum.len);
+            let within = |at: u64| at.saturating_sub(block * BLOCK).min(len) as usize;
+            let (start, end) = (within(range.start), within(range.end));
+            if end - start == len as usize {
+                self.0.remove(&block);
+            } else if start < end {
+                let mut bytes = old(block, sum)?;
+                bytes[start..end].fill(0);
+                self.renew(block, &bytes);
+            }
+        }
+        Ok(())
+    }
+
     /// For the disk.
     pub(super) fn to_bytes(&self) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(self.0.len() * ROW + 4);
@@ -166,7 +198,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn sums_follow_writes_and_cuts(
+        fn sums_follow_writes_cuts_and_holes(
             ops in proptest::collection::vec((0usize..3000, 0usize..600, any::<u8>(), 0u8..6), 1..40),
         ) {
             // Two blocks' worth of a scaled model: positions are multiplied so that blocks are crossed.
@@ -182,6 +214,18 @@ mod tests {
                         Ok(old.iter().skip(start).take(sum.len as usize).copied().collect())
                     }).unwrap();
                     file.truncate(at);
+                    continue;
+                }
+                if kind == 1 {
+                    let old = file.clone();
+                    sums.punch::<()>(at as u64..(at + len) as u64, |block, sum| {
+                        let start = (block * BLOCK) as usize;
+                        Ok(old.iter().skip(start).take(sum.len as usize).copied().collect())
+                    }).unwrap();
+                    let end = file.len().min(at + len);
+                    if let Some(punched) = file.get_mut(at..end) {
+                        punched.fill(0);
+                    }
                     continue;
                 }
                 let bytes = vec![byte; len];

@@ -740,6 +740,67 @@ async fn cutting_to_nothing_needs_no_room() {
 }
 
 #[tokio::test]
+async fn a_hole_needs_no_room_and_gives_back_what_it_takes() {
+    let bench = bench_in(Some(&[7; 200]), Some(300)).await;
+    let writer = &bench.writer;
+    writer.write(0, &[1; 100]).unwrap();
+    writer.truncate(1 << 40).unwrap();
+    writer.zero(50..1 << 40, false).unwrap();
+    assert_eq!(writer.context.spool.bytes(), 50);
+    writer.zero(0..10, false).unwrap();
+    writer.write(20, &[2; 10]).unwrap();
+    writer.truncate(250).unwrap();
+    done(writer.close()).await.unwrap();
+    let want = [
+        vec![0; 10],
+        vec![1; 10],
+        vec![2; 10],
+        vec![1; 20],
+        vec![0; 200],
+    ]
+    .concat();
+    assert_eq!(bench.store.content("f").unwrap(), want);
+    assert_eq!(bench.store.count("read"), 0, "nothing below is needed");
+}
+
+#[tokio::test]
+async fn a_hole_over_a_committed_version_is_zeros_whichever_of_the_two_is_copied() {
+    for (len, hole) in [(5, 10..90), (5, 40..45), (60, 70..90)] {
+        let bench = bench(None).await;
+        let finish = gate(&bench, "finish");
+        bench.writer.write(0, &[1; 100]).unwrap();
+        let first = bench.writer.close();
+        asked(&bench, "finish", 1).await;
+        bench.writer.write(0, &vec![2; len]).unwrap();
+        bench.writer.zero(hole.clone(), false).unwrap();
+        finish.add_permits(9);
+        done(first).await.unwrap();
+        done(bench.writer.close()).await.unwrap();
+        let mut want = vec![1; 100];
+        want[..len].fill(2);
+        want[hole.start as usize..hole.end as usize].fill(0);
+        assert_eq!(bench.store.content("f").unwrap(), want);
+    }
+}
+
+#[tokio::test]
+async fn what_is_written_on_after_a_name_was_taken_is_compared_with_what_the_store_has() {
+    let bench = bench(Some(&[7; 100])).await;
+    bench.writer.hold(1000).await.unwrap();
+    assert!(
+        !bench
+            .writer
+            .lock()
+            .frozen
+            .as_ref()
+            .unwrap()
+            .whole_digests()
+            .0
+            .is_empty()
+    );
+}
+
+#[tokio::test]
 async fn after_a_failed_write_a_file_that_is_cut_to_nothing_is_as_good_as_new() {
     let bench = bench(None).await;
     bench.writer.write(0, b"half").unwrap();

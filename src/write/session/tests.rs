@@ -275,6 +275,22 @@ fn a_commit_that_won_against_an_unlink_ends_the_flight() {
 }
 
 #[test]
+fn an_fsync_of_a_file_that_another_took_the_name_of_is_answered_at_once() {
+    let said = run(vec![
+        Opened,
+        Wrote,
+        Released,
+        Sealed,
+        Kept,
+        broke(Kind::Broken),
+        Unlinked,
+        Parted,
+        Sync(1),
+    ]);
+    assert_eq!(said[5..], ["later(Broken)", "", "", "ok[1]"]);
+}
+
+#[test]
 fn what_is_owed_is_sent_if_the_name_could_not_be_removed() {
     let said = run(vec![Adopted, Unlinked, Revived, Sent]);
     assert_eq!(said, ["", "", "send", "rest"]);

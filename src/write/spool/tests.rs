@@ -71,6 +71,41 @@ fn bytes_come_back_and_past_the_end_are_zeros() {
 }
 
 #[test]
+fn a_hole_is_zeros_and_what_is_around_it_stays() {
+    let dir = tempfile::tempdir().unwrap();
+    let (spool, _) = open(&dir, None);
+    let file = spool.create(&target("a")).unwrap();
+    let mut model = vec![7; 300_000];
+    file.write_at(&model, 0, 300_000).unwrap();
+    for hole in [10..20, 60_000..140_000, 131_072..196_608, 299_999..400_000] {
+        file.punch(hole.clone()).unwrap();
+        model[hole.start as usize..300_000.min(hole.end as usize)].fill(0);
+        assert!(file.read_at(0..300_000).unwrap() == model, "{hole:?}");
+    }
+    file.blank(0..400_000).unwrap();
+    assert_eq!(file.file.metadata().unwrap().len(), 300_000);
+    assert_eq!(file.read_at(0..1).unwrap_err().kind, Kind::Mismatch);
+}
+
+#[test]
+fn after_a_failed_sync_nothing_is_promised_before_all_bytes_were_compared_and_written_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let (spool, _) = open(&dir, None);
+    let file = spool.create(&target("a")).unwrap();
+    file.write_at(&[7; 100_000], 0, 100_000).unwrap();
+    let record = Record::new(Class::Acknowledged, target("a"));
+    file.state().doubtful = true;
+    file.file.write_all_at(b"lost", 70_000).unwrap();
+    assert_eq!(
+        file.promise(&record, file.stamp()).unwrap_err().kind,
+        Kind::Mismatch
+    );
+    file.file.write_all_at(&[7; 4], 70_000).unwrap();
+    assert_eq!(file.promise(&record, file.stamp()).unwrap(), Noted::Durable);
+    assert!(!file.state().doubtful);
+}
+
+#[test]
 fn beyond_the_budget_a_write_is_enospc_and_room_comes_back() {
     let dir = tempfile::tempdir().unwrap();
     let (spool, _) = open(&dir, Some(10));
