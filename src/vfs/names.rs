@@ -498,7 +498,16 @@ impl Vfs {
         };
         match writer.filter(|writer| writer.is_gone()) {
             Some(writer) if named => writer.revived(),
-            Some(writer) => writer.removed(),
+            Some(writer) => {
+                writer.removed();
+                // What it had replaced is not owed any longer either.
+                let of_it = |(over, by): (&u64, &Arc<Writer>)| Arc::ptr_eq(by, &writer).then_some(*over);
+                let replaced: Vec<u64> = lock(&self.replaced).iter().filter_map(of_it).collect();
+                for over in replaced {
+                    lock(&self.replaced).remove(&over);
+                    self.gave_up(over);
+                }
+            }
             None => {}
         }
     }

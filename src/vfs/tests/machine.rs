@@ -164,9 +164,13 @@ impl Model {
     }
 
     fn answered(&mut self, file: usize, ok: bool) {
-        let file = &mut self.files[file];
-        if ok && std::mem::take(&mut file.dirty) {
-            file.safe = vec![Some(file.now.clone())];
+        let known = &mut self.files[file];
+        if ok && std::mem::take(&mut known.dirty) {
+            known.safe = vec![Some(known.now.clone())];
+            let name = self.names.iter().find(|(_, other)| **other == file);
+            if let Some((name, _)) = name.filter(|(name, _)| !self.foreign.contains_key(*name)) {
+                self.also.remove(name);
+            }
         }
     }
 
@@ -605,8 +609,9 @@ impl World {
             Ended::Killed => return self.kill(),
         };
         self.model.saw(name);
-        let mut safe = self.model.may(name);
-        safe.extend(self.model.moved.get(name).into_iter().flatten().cloned());
+        let moved = self.model.moved.remove(name);
+        self.model.also(name, moved.into_iter().flatten());
+        let safe = self.model.may(name);
         let file = *self.model.names.entry(name).or_insert_with(|| {
             self.model.files.push(File {
                 dirty: true,
@@ -748,3 +753,4 @@ proptest! {
         play(Promise::Spool, &steps);
     }
 }
+
