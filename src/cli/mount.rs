@@ -10,6 +10,7 @@ use crate::error::Kind;
 use crate::fuse::{self, MountOptions, Mounted};
 use crate::store::Probe;
 use crate::vfs::{self, Drained, Vfs};
+use rustix::process::{Resource, getrlimit, setrlimit};
 use sd_notify::NotifyState;
 use sha2::{Digest, Sha256};
 use std::path::{Path, PathBuf};
@@ -148,6 +149,7 @@ impl Plan {
             let default = self.second.then(|| self.log_file());
             let log_file = settings.log_file.clone().or(default);
             logging::start(settings.log_level, log_file.as_deref())?;
+            raise_descriptors();
         }
         let opened = rt.block_on(store::open(&self.resolved))?;
         if fake {
@@ -468,6 +470,22 @@ fn tell(answers: Option<&mpsc::UnboundedSender<Answer>>, answer: Answer) {
 fn notify(states: &[NotifyState<'_>]) {
     if let Err(why) = sd_notify::notify(states) {
         log::debug!("sd_notify: {why}");
+    }
+}
+
+/// Descriptors beyond which nothing here needs more; some programs that we start look at each one that they
+/// may have.
+const DESCRIPTORS_MAX: u64 = 1 << 20;
+
+/// Lets this process open as many files as it may.
+fn raise_descriptors() {
+    let mut limit = getrlimit(Resource::Nofile);
+    let most = limit.maximum.unwrap_or(u64::MAX).min(DESCRIPTORS_MAX);
+    if limit.current.is_some_and(|current| current < most) {
+        limit.current = Some(most);
+        if let Err(why) = setrlimit(Resource::Nofile, limit) {
+            log::debug!("cannot raise the number of open files to {most}: {why}");
+        }
     }
 }
 

@@ -7,6 +7,7 @@
 mod commit;
 mod content;
 mod digest;
+mod handles;
 mod layer;
 mod ranges;
 mod record;

@@ -276,3 +276,35 @@ fn a_cache_that_cannot_be_written_to_again_is_not_counted() {
     assert!(file.to_torn(&target("a"), 5).is_err());
     assert_eq!(spool.bytes(), 0);
 }
+
+#[test]
+fn bytes_are_there_though_descriptors_are_few_and_though_the_name_went() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut spool, _) = open(&dir, None);
+    Arc::get_mut(&mut spool).unwrap().handles = Handles::at_most(2);
+    let make = |n: u64| {
+        let file = spool.create(&target(&n.to_string())).unwrap();
+        file.write_at(&[n as u8; 9], 0, 9).unwrap();
+        file
+    };
+    let files: Vec<_> = (0..9).map(make).collect();
+    files[0].discard();
+    files[1].to_cache();
+    let is_open = |file: &&Arc<SpoolFile>| file.handle.file().is_some();
+    for file in &files[2..] {
+        file.write_at(b"again", 0, 0).unwrap();
+    }
+    assert_eq!(
+        files.iter().filter(is_open).count(),
+        3,
+        "two, and one that has no name"
+    );
+    assert_eq!(&files[0].read_at(0..9).unwrap()[..], &[0; 9]);
+    assert_eq!(&files[1].read_at(0..9).unwrap()[..], &[1; 9]);
+    assert_eq!(
+        &files[2].read_at(0..9).unwrap()[..],
+        b"again\x02\x02\x02\x02"
+    );
+    files[3].discard();
+    assert_eq!(&files[3].read_at(0..5).unwrap()[..], b"again");
+}
