@@ -635,3 +635,26 @@ async fn looking_is_not_stuck_behind_uploads() {
         upload.abort();
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_removal_that_is_tried_again_spares_what_somebody_stored_meanwhile() {
+    let at = started().await;
+    let content = bytes(100, 1);
+    let new = new(&Addr::from(""), "a", &content);
+    let entry = common::store(&at.store, &new, &content).await.unwrap();
+    let later = Rule::answer(503).method("DELETE").times(1);
+    at.server.faults().set(vec![later]).unwrap();
+    assert_eq!(at.store.remove(&entry).await.unwrap_err().kind, Kind::Later);
+    std::fs::write(at.folder.path().join("a"), "theirs").unwrap();
+    assert_eq!(
+        at.store.remove(&entry).await.unwrap_err().kind,
+        Kind::Conflict
+    );
+    assert_eq!(
+        std::fs::read(at.folder.path().join("a")).unwrap(),
+        b"theirs"
+    );
+    let theirs = at.store.stat(&new.place).await.unwrap();
+    at.store.remove(&theirs).await.unwrap();
+    assert!(!at.folder.path().join("a").exists());
+}

@@ -463,11 +463,18 @@ impl Vfs {
                 write::remove_stray(&*self.store, &place, &entry).await?;
                 continue;
             }
-            match self.store.remove(&entry).await {
-                Ok(()) => {}
+            let removed = match self.store.remove(&entry).await {
+                // The name has a version that was not known here: once more, that one.
+                Err(error) if error.kind == Kind::Conflict => match self.store.stat(&place).await {
+                    Ok(now) => self.store.remove(&now).await,
+                    gone => gone.map(drop),
+                },
+                removed => removed,
+            };
+            match removed {
                 // Somebody else was faster, or only an older look knew it.
-                Err(error) if error.kind == Kind::NotFound => {}
-                Err(error) => return Err(error),
+                Err(error) if error.kind != Kind::NotFound => return Err(error),
+                _ => {}
             }
         }
         self.tree().lay(ino);

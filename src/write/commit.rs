@@ -352,13 +352,18 @@ impl Writer {
             }
         }
         for (place, stray) in std::mem::take(&mut target.removes) {
-            let struck = |inner: &Inner| !inner.target.removes.iter().any(|(at, _)| *at == place);
-            if struck(&self.lock()) {
-                continue;
+            {
+                let mut inner = self.lock();
+                if !inner.target.removes.iter().any(|(at, _)| *at == place) {
+                    // Struck off.
+                    continue;
+                }
+                inner.removing = Some(place.clone());
             }
-            remove_stray(store, &place, &stray)
-                .await
-                .map_err(|e| e.at(target.path.clone()))?;
+            let removed = remove_stray(store, &place, &stray).await;
+            self.lock().removing = None;
+            self.landed.notify_waiters();
+            removed.map_err(|e| e.at(target.path.clone()))?;
         }
         if let Some(theirs) = theirs {
             self.diverted(&theirs, &entry, &target.place, &new.place);
@@ -570,7 +575,7 @@ pub async fn remove_stray(store: &dyn Store, place: &Place, stray: &Entry) -> Re
         Err(error) => return Err(error),
     }
     match store.remove(stray).await {
-        Err(error) if error.kind != Kind::NotFound => Err(error),
+        Err(error) if !matches!(error.kind, Kind::NotFound | Kind::Conflict) => Err(error),
         _ => Ok(()),
     }
 }

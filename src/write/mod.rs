@@ -184,6 +184,8 @@ struct Inner {
     /// A request was dropped that may have put something at the target.
     doubt: bool,
 }
+    /// An old name that is being removed from the store.
+    removing: Option<Place>,
 
 impl Writer {
     /// A writer over what the store has (`base`), not yet written.
@@ -302,6 +304,7 @@ impl Writer {
             failures: 0,
             doubt: false,
         };
+            removing: None,
         Arc::new(Writer {
             ino,
             context,
@@ -678,13 +681,15 @@ impl Writer {
     }
 
     /// Another file has `place` from now on: the commit no longer removes what is there. Returns when that is
-    /// durable and no commit is under way that does not know it.
+    /// durable, no commit is under way that does not know it, and no removal of `place`.
     pub async fn strike(&self, place: &Place) -> Result<()> {
         self.lock()
             .target
             .removes
             .retain(|(there, _)| there != place);
-        self.until(|inner| !inner.session.is_moving()).await;
+        let is_free = |inner: &Inner| inner.removing.as_ref() != Some(place);
+        self.until(|inner| !inner.session.is_moving() && is_free(inner))
+            .await;
         self.note_owed().await
     }
 

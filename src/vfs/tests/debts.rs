@@ -600,3 +600,20 @@ async fn what_is_owed_of_a_replaced_file_stays_until_its_successor_is_safe() {
         tokio::task::yield_now().await;
     }
 }
+
+#[tokio::test]
+async fn a_name_goes_though_it_has_a_version_that_was_not_known() {
+    let bench = bench().await;
+    write_file(&bench.vfs, ROOT, "f", b"ours").await;
+    write_file(&bench.vfs, ROOT, "g", b"ours").await;
+    bench.store.plant("f", b"theirs");
+    let stats = bench.store.count("stat");
+    bench.vfs.unlink(ROOT, "g").await.unwrap();
+    assert_eq!(
+        bench.store.count("stat"),
+        stats,
+        "what is known costs no question"
+    );
+    bench.vfs.unlink(ROOT, "f").await.unwrap();
+    assert_eq!(bench.store.paths(), Vec::<String>::new());
+}
