@@ -4,7 +4,7 @@ use super::files::{Open, OpenFlags};
 use super::tree::{Known, ROOT};
 use super::{Attr, REFUSED_FOR, Vfs, lock};
 use crate::error::{Error, Kind, Result};
-use crate::store::{Attrs, Digests, Entry, Kind as EntryKind, New, Place, Source};
+use crate::store::{Attrs, Entry, Kind as EntryKind, New, Place, Source};
 use crate::write::{self, Target, Writer};
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -357,7 +357,7 @@ impl Vfs {
             place,
             kind: EntryKind::Symlink,
             size: target.len() as u64,
-            digests: Digests::default(),
+            digests: write::digests_of(self.store.caps().digests.first().copied(), target),
             attrs: Attrs::default(),
             exclusive: over.is_none(),
             replaces: over,

@@ -22,6 +22,7 @@ mod upload;
 mod tests;
 
 pub use commit::{Conflict, remove_stray};
+pub use digest::digests_of;
 pub use record::{Class, Record};
 pub use room::Room;
 pub use session::{Flight, Last, Promise, Top};
@@ -183,9 +184,9 @@ struct Inner {
     failures: u32,
     /// A request was dropped that may have put something at the target.
     doubt: bool,
-}
     /// An old name that is being removed from the store.
     removing: Option<Place>,
+}
 
 impl Writer {
     /// A writer over what the store has (`base`), not yet written.
@@ -303,8 +304,8 @@ impl Writer {
             parked: None,
             failures: 0,
             doubt: false,
-        };
             removing: None,
+        };
         Arc::new(Writer {
             ino,
             context,
