@@ -27,7 +27,8 @@ use tokio::runtime::Runtime;
 /// The key that the server wants; it must appear nowhere.
 pub const KEY: &str = "k3y-that-nobody-may-see";
 
-const PROGRAM: &str = env!("CARGO_BIN_EXE_assetfs");
+/// The command.
+pub const PROGRAM: &str = env!("CARGO_BIN_EXE_assetfs");
 
 /// Within this everything that a test waits for must happen.
 pub const PATIENCE: Duration = Duration::from_secs(60);
