@@ -8,7 +8,8 @@ use super::spool::{Noted, SpoolFile, next_ms};
 use super::upload::{self, Load, Progress, Sent};
 use super::{After, Inner, Owed, Target, Waiter, Writer};
 use crate::error::{Error, Kind, Result};
-use crate::store::{Attrs, Entry, Kind as EntryKind, New, Place, Store};
+use crate::store::{Attrs, Entry, Kind as EntryKind, New, Place, Sink, Store};
+use bytes::Bytes;
 use futures_util::FutureExt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -32,6 +33,26 @@ const LOOK_AGAIN: Duration = Duration::from_secs(5);
 /// The first and the longest wait before what is owed is tried again.
 const FIRST_WAIT: Duration = Duration::from_secs(5);
 const LONGEST_WAIT: Duration = Duration::from_secs(300);
+
+/// Bytes read at a time from a store to be compared.
+const COMPARE_STEP: u64 = 8 << 20;
+
+/// What the store has, compared with a file from `at` on.
+struct Compared<'a> {
+    file: &'a SpoolFile,
+    at: u64,
+    same: Result<bool>,
+}
+
+impl Sink for Compared<'_> {
+    fn put(&mut self, bytes: Bytes) {
+        let range = self.at..self.at + bytes.len() as u64;
+        self.at = range.end;
+        if let Ok(true) = self.same {
+            self.same = self.file.read_at(range).map(|ours| ours == bytes);
+        }
+    }
+}
 
 /// What a look before the commit found.
 enum Look {
@@ -301,7 +322,9 @@ impl Writer {
             Some(at) => (Look::Clear, at),
             None => {
                 let now = now();
-                let look = self.look_at_name(&target, &new, tried || doubt).await;
+                let look = self
+                    .look_at_name(&target, &new, &content.file, tried || doubt)
+                    .await;
                 (look.map_err(named)?, now)
             }
         };
@@ -321,7 +344,9 @@ impl Writer {
             let beside = theirs.is_some();
             let last_look = || match beside {
                 true => std::future::ready(Ok(None)).boxed(),
-                false => self.last_look(&target, &new, tried, looked).boxed(),
+                false => self
+                    .last_look(&target, &new, &content.file, tried, looked)
+                    .boxed(),
             };
             let load = Load {
                 store,
@@ -336,7 +361,7 @@ impl Writer {
                 // The store itself has found somebody else's version.
                 Err(error) if error.kind == Kind::Conflict && !beside && !refused => {
                     refused = true;
-                    look = match self.look_at_name(&target, &new, true).await {
+                    look = match self.look_at_name(&target, &new, &content.file, true).await {
                         Ok(Look::Clear) => return Err(named(error)),
                         found => found.map_err(named)?,
                     };
@@ -386,6 +411,7 @@ impl Writer {
         &self,
         target: &Target,
         new: &New,
+        file: &SpoolFile,
         tried: bool,
         looked: Instant,
     ) -> Result<Option<Entry>> {
@@ -399,7 +425,7 @@ impl Writer {
         if decided || is_recent(looked) {
             return Ok(None);
         }
-        match self.look_at_name(target, new, tried).await? {
+        match self.look_at_name(target, new, file, tried).await? {
             Look::Theirs(theirs) => Ok(Some(theirs)),
             Look::Clear | Look::Ours(_) => Ok(None),
         }
@@ -407,7 +433,13 @@ impl Writer {
 
     /// Looks whether the name still has what it had. `tried`: an earlier try may have stored ours; else
     /// what lies under a name that must be new is somebody else's, even if its bytes are the same.
-    async fn look_at_name(&self, target: &Target, new: &New, tried: bool) -> Result<Look> {
+    async fn look_at_name(
+        &self,
+        target: &Target,
+        new: &New,
+        file: &SpoolFile,
+        tried: bool,
+    ) -> Result<Look> {
         let now = match self.context.store.stat(&target.place).await {
             Ok(entry) => entry,
             Err(error) if error.kind == Kind::NotFound => return Ok(Look::Clear),
@@ -420,7 +452,13 @@ impl Writer {
             .replaces
             .as_ref()
             .is_some_and(|known| known.version == now.version);
-        let same = now.size == new.size && new.digests.agree(&now.digests) == Some(true);
+        let same = now.size == new.size
+            && match new.digests.agree(&now.digests) {
+                Some(same) => same,
+                // Nothing to compare but the bytes themselves: done only for what an earlier try, or an earlier
+                // process, may have stored.
+                None => tried && !known && self.has_bytes(&now, file).await?,
+            };
         if same && (tried || !new.exclusive) {
             return Ok(Look::Ours(now));
         }
@@ -429,6 +467,30 @@ impl Writer {
         } else {
             Look::Theirs(now)
         })
+    }
+
+    /// Whether the store has exactly the bytes of `file` at `entry`; read as far as they agree.
+    async fn has_bytes(&self, entry: &Entry, file: &SpoolFile) -> Result<bool> {
+        let mut compared = Compared {
+            file,
+            at: 0,
+            same: Ok(true),
+        };
+        while compared.at < entry.size {
+            let step = compared.at..entry.size.min(compared.at + COMPARE_STEP);
+            match self.context.store.read(entry, step, &mut compared).await {
+                Ok(()) => {}
+                // It is another one by now.
+                Err(error) if matches!(error.kind, Kind::Stale | Kind::NotFound) => {
+                    return Ok(false);
+                }
+                Err(error) => return Err(error),
+            }
+            if !compared.same.clone()? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// Decides about somebody else's version; returns it if ours goes beside it.
