@@ -434,3 +434,36 @@ async fn wrong_credentials_and_a_wrong_entity_are_told_apart_when_mounting() {
     let (store, _) = iot::store_on(config, 1);
     assert_eq!(store.probe().await.unwrap_err().kind, Kind::NotFound);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_removal_that_is_tried_again_spares_what_somebody_stored_meanwhile() {
+    let at = Setup::new().go().await;
+    filled(&at).await;
+    let entry = at.store.stat(&place(&"".into(), "old")).await.unwrap();
+    let later = Rule::answer(503).method("DELETE").times(1);
+    at.server.faults().set(vec![later]).unwrap();
+    at.server.forget_requests();
+    assert_eq!(at.store.remove(&entry).await.unwrap_err().kind, Kind::Later);
+    assert_eq!(
+        at.seen(),
+        ["DELETE files/old"],
+        "nothing is asked the first time"
+    );
+    std::fs::write(at.folder.path().join("old"), "theirs").unwrap();
+    assert_eq!(
+        at.store.remove(&entry).await.unwrap_err().kind,
+        Kind::Conflict
+    );
+    assert_eq!(
+        std::fs::read(at.folder.path().join("old")).unwrap(),
+        b"theirs"
+    );
+    // What is known to be another one is not asked for either.
+    let theirs = at.store.stat(&place(&"".into(), "old")).await.unwrap();
+    assert_eq!(
+        at.store.remove(&entry).await.unwrap_err().kind,
+        Kind::Conflict
+    );
+    at.store.remove(&theirs).await.unwrap();
+    assert!(!at.folder.path().join("old").exists());
+}

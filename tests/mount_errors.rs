@@ -460,3 +460,12 @@ fn what_others_made_of_a_name_meanwhile_is_told_with_its_own_errno() {
         assert_eq!(m.stored_names(), ["d/", "d/dir/", "e", "g/", "g/new"]);
     });
 }
+
+#[test]
+fn a_symbolic_link_whose_answer_was_lost_is_made() {
+    let lost = Rule::new(Action::DropAnswer).method("PUT").times(1);
+    hasty().rules([lost]).mounted(|m| {
+        assert_eq!(m.sh("ln -s target $M/l; readlink $M/l"), "target");
+        assert_eq!(m.uploads(), ["PUT content/l"]);
+    });
+}

@@ -4,7 +4,7 @@
 mod common;
 
 use assetfs::serve::{Action, Rule};
-use common::mount::{Given, Mount, given};
+use common::mount::{Given, Mount, PROGRAM, given};
 use rustix::process::Signal;
 
 /// Everything is acknowledged when it is in the spool, and the server never answers to `a`.
@@ -70,6 +70,51 @@ fn sigterm_exits_3_when_drain_timeout_is_over() {
 fn a_second_signal_leaves_at_once_and_exits_3() {
     spooling().with("drain_timeout", "1h").mounted(|m| {
         owe(m);
+        m.signal(Signal::TERM);
+        m.logs("a signal asks to end");
+        m.signal(Signal::TERM);
+        assert_eq!(m.wait_for_end(), Some(3));
+        pay(m);
+    });
+}
+
+#[test]
+fn signals_are_heard_while_umount_sends_what_is_left() {
+    spooling().with("drain_timeout", "1h").mounted(|m| {
+        owe(m);
+        let asked = m.start(&format!("{PROGRAM} umount $M"));
+        m.logs("asked to unmount");
+        m.signal(Signal::TERM);
+        m.logs("a signal asks to end");
+        m.signal(Signal::TERM);
+        assert_eq!(m.wait_for_end(), Some(3));
+        assert!(!m.ended(asked).status.success());
+        pay(m);
+    });
+}
+
+#[test]
+fn a_signal_during_umount_bounds_it_and_whoever_asked_is_told() {
+    spooling().with("drain_timeout", "1h").mounted(|m| {
+        owe(m);
+        let asked = m.start(&format!("{PROGRAM} umount $M"));
+        m.logs("asked to unmount");
+        m.signal(Signal::TERM);
+        m.logs("a signal asks to end");
+        m.rules([]);
+        assert_eq!(m.wait_for_end(), Some(0));
+        let ended = m.ended(asked);
+        assert_eq!(ended.status.code(), Some(0), "{ended:?}");
+        assert_eq!(m.stored("a").unwrap(), b"promised");
+    });
+}
+
+#[test]
+fn signals_are_heard_while_what_is_left_is_sent_after_an_external_unmount() {
+    spooling().with("drain_timeout", "1h").mounted(|m| {
+        owe(m);
+        m.sh("fusermount3 -u $M");
+        m.logs("was unmounted");
         m.signal(Signal::TERM);
         m.logs("a signal asks to end");
         m.signal(Signal::TERM);

@@ -134,3 +134,44 @@ fn an_index_that_lags_does_not_show_what_was_before_our_own_changes() {
         assert_eq!(m.names("d"), ["c"]);
     });
 }
+
+#[test]
+fn what_was_stored_in_the_moment_of_a_crash_is_recognised_by_its_bytes() {
+    given_iot().with("commit", "spool").mounted(|m| {
+        for (name, theirs) in [("a", false), ("b", true)] {
+            assert!(!m.names("").contains(&name.to_owned()));
+            // The service stores it, and answers nothing that would confirm that.
+            let silence = Rule::new(Action::Stall {
+                after: None,
+                seconds: None,
+            });
+            m.rules([silence.method("GET")]);
+            m.forget();
+            m.write(name, "promised");
+            m.when(|seen| {
+                let put = seen.iter().position(|line| line.starts_with("PUT"));
+                put.is_some_and(|put| seen[put..].iter().any(|line| line.starts_with("GET")))
+            });
+            m.crash();
+            if theirs {
+                m.change_on_server(name, "theirs!!");
+            }
+            m.rules([]);
+            m.forget();
+            m.mount();
+            let settled = m.settle("");
+            assert_eq!(settled.status.code(), Some(0), "{settled:?}");
+            let sent = m
+                .seen()
+                .iter()
+                .filter(|line| line.starts_with("PUT"))
+                .count();
+            assert_eq!(sent, usize::from(theirs), "{:?}", m.seen());
+        }
+        assert_eq!(m.stored("a").unwrap(), b"promised");
+        assert_eq!(m.stored("b").unwrap(), b"theirs!!");
+        let beside = m.stored_names();
+        assert_eq!(beside.len(), 3, "{beside:?}");
+        assert_eq!(m.stored(&beside[2]).unwrap(), b"promised");
+    });
+}

@@ -5,7 +5,7 @@
 mod common;
 
 use assetfs::serve::{Action, Rule};
-use common::mount::{Given, given, skipped};
+use common::mount::{Given, given, given_iot, skipped};
 use rustix::fs::OFlags;
 use std::io::Write;
 use std::time::Duration;
@@ -136,4 +136,39 @@ fn a_disk_that_is_full_under_the_spool_is_enospc_and_harms_nothing_else() {
         m.sh(&format!("umount {}", state.display()));
         m.mount();
     });
+}
+
+/// Has 600 files open for writing at once, then makes 400 more, and closes every one of them well.
+const THOUSAND: &str = "
+files = [os.open(M + f'd/{i}', os.O_WRONLY | os.O_CREAT, 0o644) for i in range(600)]
+for i, f in enumerate(files): os.write(f, b'%d' % i)
+for f in files: os.close(f)
+for i in range(600, 1000): open(M + f'd/{i}', 'wb', 0).write(b'%d' % i)
+";
+
+#[test]
+fn more_files_than_descriptors_are_written_owed_and_sent_after_a_kill() {
+    for setup in [given(), given_iot()] {
+        let silence = Rule::new(Action::Stall {
+            after: None,
+            seconds: None,
+        });
+        let setup = setup.rules([silence.method("PUT")]);
+        setup.with("commit", "spool").descriptors(256).mounted(|m| {
+            m.sh("mkdir $M/d");
+            m.python(THOUSAND);
+            assert_eq!(m.spooled().len(), 1000);
+            m.crash();
+            m.stop_server();
+            m.start_server();
+            m.mount();
+            let settled = m.settle("");
+            assert_eq!(settled.status.code(), Some(0), "{settled:?}");
+            for i in 0..1000 {
+                let stored = m.stored(&format!("d/{i}"));
+                assert_eq!(stored.unwrap(), i.to_string().into_bytes());
+            }
+            assert!(!m.log().contains("Too many open files"));
+        });
+    }
 }

@@ -635,3 +635,49 @@ async fn looking_is_not_stuck_behind_uploads() {
         upload.abort();
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_removal_that_is_tried_again_spares_what_somebody_stored_meanwhile() {
+    let at = started().await;
+    let content = bytes(100, 1);
+    let new = new(&Addr::from(""), "a", &content);
+    let entry = common::store(&at.store, &new, &content).await.unwrap();
+    let later = Rule::answer(503).method("DELETE").times(1);
+    at.server.faults().set(vec![later]).unwrap();
+    assert_eq!(at.store.remove(&entry).await.unwrap_err().kind, Kind::Later);
+    std::fs::write(at.folder.path().join("a"), "theirs").unwrap();
+    assert_eq!(
+        at.store.remove(&entry).await.unwrap_err().kind,
+        Kind::Conflict
+    );
+    assert_eq!(
+        std::fs::read(at.folder.path().join("a")).unwrap(),
+        b"theirs"
+    );
+    let theirs = at.store.stat(&new.place).await.unwrap();
+    at.store.remove(&theirs).await.unwrap();
+    assert!(!at.folder.path().join("a").exists());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_file_has_its_attributes_though_they_were_refused_for_a_while() {
+    let mut setup = Setup::new();
+    setup.tries = 3;
+    let at = setup.go().await;
+    let content = bytes(100, 1);
+    let mut new = new(&Addr::from(""), "a", &content);
+    new.exclusive = true;
+    new.attrs.mode = Some(0o600);
+    let attributes = "/endpoints/files/metadata/**";
+    for status in [429, 503, 500] {
+        new.place.name = status.to_string();
+        let refused = Rule::answer(status)
+            .method("POST")
+            .path(attributes)
+            .times(1);
+        at.server.faults().set(vec![refused]).unwrap();
+        let entry = common::store(&at.store, &new, &content).await.unwrap();
+        assert_eq!(entry.attrs, new.attrs, "{status}");
+        assert_eq!(at.store.stat(&new.place).await.unwrap().attrs, new.attrs);
+    }
+}

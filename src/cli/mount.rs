@@ -10,6 +10,9 @@ use crate::error::Kind;
 use crate::fuse::{self, MountOptions, Mounted};
 use crate::store::Probe;
 use crate::vfs::{self, Drained, Vfs};
+use futures_util::FutureExt;
+use futures_util::future::{BoxFuture, Shared};
+use rustix::process::{Resource, getrlimit, setrlimit};
 use sd_notify::NotifyState;
 use sha2::{Digest, Sha256};
 use std::path::{Path, PathBuf};
@@ -148,6 +151,7 @@ impl Plan {
             let default = self.second.then(|| self.log_file());
             let log_file = settings.log_file.clone().or(default);
             logging::start(settings.log_level, log_file.as_deref())?;
+            raise_descriptors();
         }
         let opened = rt.block_on(store::open(&self.resolved))?;
         if fake {
@@ -254,6 +258,9 @@ impl Plan {
     }
 }
 
+/// Resolves when the filesystem is unmounted.
+type Gone = Shared<BoxFuture<'static, ()>>;
+
 /// A mount that answers, until it ends.
 struct Life<'a> {
     plan: &'a Plan,
@@ -278,7 +285,7 @@ impl Life<'_> {
             self.let_go().await;
             return Err(why);
         }
-        let mut gone = self.watch();
+        let gone = self.watch();
         if plan.second
             && let Err(why) = background::detach()
         {
@@ -291,31 +298,70 @@ impl Life<'_> {
         let limit = plan.resolved.settings.drain_timeout;
         let (drained, ask) = loop {
             tokio::select! {
-                _ = &mut gone => {
+                () = gone.clone() => {
                     log::info!("{} was unmounted", plan.mountpoint.display());
-                    break (self.drain(Some(limit), None).await, None);
+                    let mut sent = Box::pin(self.drain(Some(limit), None));
+                    let drained = tokio::select! {
+                        drained = &mut sent => drained,
+                        () = signals.next() => {
+                            self.told_to_end(signals, gone);
+                            sent.await
+                        }
+                    };
+                    break (drained, None);
                 }
-                () = signals.next() => {
-                    log::info!("a signal asks to end: sending what is left");
-                    notify(&[NotifyState::Stopping, NotifyState::Status("sending what is left")]);
-                    self.leave_at_the_next(signals);
-                    let first = self.drain(Some(limit), None).await;
-                    self.let_go().await;
-                    break (self.drain_rest(first, gone, None).await, None);
-                }
+                () = signals.next() => break (self.end_by_signal(signals, gone, None).await, None),
                 Some(ask) = asked.recv() => {
-                    let first = self.drain(ask.limit, Some(&ask.answers)).await;
-                    match self.unmount().await {
-                        Ok(()) => break (self.drain_rest(first, gone, Some(&ask)).await, Some(ask)),
-                        Err(why) => {
+                    log::info!("asked to unmount: sending what is left");
+                    let ended = tokio::select! {
+                        ended = self.end_as_asked(&ask, gone.clone()) => Some(ended),
+                        () = signals.next() => None,
+                    };
+                    match ended {
+                        Some(Ok(drained)) => break (drained, Some(ask)),
+                        Some(Err(why)) => {
                             self.vfs.undrain();
                             tell(Some(&ask.answers), Answer::Refused { why });
                         }
+                        // Whoever stops the process does not wait as long as whoever asked.
+                        None => break (self.end_by_signal(signals, gone, Some(&ask)).await, Some(ask)),
                     }
                 }
             }
         };
         self.last_words(drained, ask).await
+    }
+
+    /// Sends what is left, for as long as `ask` allows, and unmounts unless something holds it.
+    async fn end_as_asked(&self, ask: &Ask, gone: Gone) -> Result<Drained, String> {
+        let first = self.drain(ask.limit, Some(&ask.answers)).await;
+        self.unmount().await?;
+        Ok(self
+            .drain_rest(first, gone, ask.limit, Some(&ask.answers))
+            .await)
+    }
+
+    /// Sends what is left within `drain_timeout`, and unmounts whatever holds it.
+    async fn end_by_signal(&self, signals: Signals, gone: Gone, ask: Option<&Ask>) -> Drained {
+        self.told_to_end(signals, gone.clone());
+        let limit = Some(self.plan.resolved.settings.drain_timeout);
+        let answers = ask.map(|ask| &ask.answers);
+        let first = self.drain(limit, answers).await;
+        // `ask` may have come so far already: what is mounted there since is not ours.
+        if gone.clone().now_or_never().is_none() {
+            self.let_go().await;
+        }
+        self.drain_rest(first, gone, limit, answers).await
+    }
+
+    /// A signal asks for the end.
+    fn told_to_end(&self, signals: Signals, gone: Gone) {
+        log::info!("a signal asks to end: sending what is left");
+        notify(&[
+            NotifyState::Stopping,
+            NotifyState::Status("sending what is left"),
+        ]);
+        self.leave_at_the_next(signals, gone);
     }
 
     /// Logs, tells and returns how it ended.
@@ -392,18 +438,19 @@ impl Life<'_> {
     async fn drain_rest(
         &self,
         first: Drained,
-        gone: oneshot::Receiver<()>,
-        ask: Option<&Ask>,
+        gone: Gone,
+        limit: Option<Duration>,
+        answers: Option<&mpsc::UnboundedSender<Answer>>,
     ) -> Drained {
         // The threads that serve the kernel end after its last request; never, if something still
         // holds a mount that was taken out of the tree.
         let _ = tokio::time::timeout(Duration::from_secs(2), gone).await;
-        let limit = match ask {
-            _ if first.kept > 0 => Some(Duration::ZERO),
-            Some(ask) => ask.limit,
-            None => Some(self.plan.resolved.settings.drain_timeout),
+        let limit = if first.kept > 0 {
+            Some(Duration::ZERO)
+        } else {
+            limit
         };
-        self.drain(limit, ask.map(|ask| &ask.answers)).await
+        self.drain(limit, answers).await
     }
 
     /// Unmounts unless something holds it.
@@ -434,7 +481,7 @@ impl Life<'_> {
     }
 
     /// Resolves when the filesystem is unmounted, by whomever.
-    fn watch(&self) -> oneshot::Receiver<()> {
+    fn watch(&self) -> Gone {
         let (sender, gone) = oneshot::channel();
         let mounted = Arc::clone(&self.mounted);
         std::thread::spawn(move || {
@@ -442,16 +489,18 @@ impl Life<'_> {
             // Nobody listens when the process is ending already.
             let _ = sender.send(());
         });
-        gone
+        gone.map(drop).boxed().shared()
     }
 
     /// From now on a signal ends the process at once; the spool keeps what is not sent.
-    fn leave_at_the_next(&self, mut signals: Signals) {
+    fn leave_at_the_next(&self, mut signals: Signals, gone: Gone) {
         let on = self.plan.mountpoint.clone();
         tokio::spawn(async move {
             signals.next().await;
             log::error!("a second signal: leaving at once, the spool keeps what is not sent");
-            drop(tokio::task::spawn_blocking(move || mountpoint::let_go(&on)).await);
+            if gone.now_or_never().is_none() {
+                drop(tokio::task::spawn_blocking(move || mountpoint::let_go(&on)).await);
+            }
             std::process::exit(KEPT.into());
         });
     }
@@ -468,6 +517,22 @@ fn tell(answers: Option<&mpsc::UnboundedSender<Answer>>, answer: Answer) {
 fn notify(states: &[NotifyState<'_>]) {
     if let Err(why) = sd_notify::notify(states) {
         log::debug!("sd_notify: {why}");
+    }
+}
+
+/// Descriptors beyond which nothing here needs more; some programs that we start look at each one that they
+/// may have.
+const DESCRIPTORS_MAX: u64 = 1 << 20;
+
+/// Lets this process open as many files as it may.
+fn raise_descriptors() {
+    let mut limit = getrlimit(Resource::Nofile);
+    let most = limit.maximum.unwrap_or(u64::MAX).min(DESCRIPTORS_MAX);
+    if limit.current.is_some_and(|current| current < most) {
+        limit.current = Some(most);
+        if let Err(why) = setrlimit(Resource::Nofile, limit) {
+            log::debug!("cannot raise the number of open files to {most}: {why}");
+        }
     }
 }
 

@@ -53,6 +53,9 @@ const PIECE_MAX: u64 = 32 << 20;
 /// The largest file: 999 parts and the piece of the commit, of what S3 takes in one.
 const SIZE_MAX: u64 = 1000 * pace::PART_MAX;
 
+/// A removal that failed and may be tried again, among the doubts.
+const AGAIN: &str = "remove again";
+
 /// The last question about a key by the head of a read, and its answer.
 type Gate = Arc<tokio::sync::Mutex<Option<(Instant, Option<Id>)>>>;
 
@@ -146,6 +149,20 @@ impl IotFile {
     fn is_version(&self, entry: &Entry, id: Id) -> bool {
         let tag = entry.tag.as_deref().and_then(row::tag);
         same(id, (tag, entry.attrs.mtime.map(row::millis)))
+    }
+
+    /// Whether a key may have this version still. A request is made only if a removal failed before: time has
+    /// passed since the caller looked.
+    async fn is_still(&self, entry: &Entry, op: &'static str) -> Result<bool> {
+        let key = &*entry.addr.0;
+        // What tells nothing, and what is gone, the removal itself finds out.
+        let may_be =
+            |id: Option<Id>| id.is_none_or(|id| id == (None, None) || self.is_version(entry, id));
+        let known = lock(&self.index).row(key).map(Row::id);
+        if !may_be(known) || !self.uploads.doubtful(AGAIN, key) {
+            return Ok(may_be(known));
+        }
+        Ok(may_be(self.head(key, op).await?))
     }
 
     /// Reads a piece that fits into one request.
@@ -324,9 +341,20 @@ impl Store for IotFile {
         if entry.kind == Kind::Dir {
             return Err(Error::new(ErrorKind::IsDir, OP).at(key));
         }
+        if !self.is_still(entry, OP).await? {
+            let sent = self.uploads.doubtful(OP, key);
+            self.uploads.settled(OP, key);
+            self.uploads.settled(AGAIN, key);
+            return match sent {
+                // What is there now came after ours.
+                true => Ok(()),
+                false => Err(Error::new(ErrorKind::Conflict, OP).at(key)),
+            };
+        }
         let answer = self
             .send(&self.ask(Method::DELETE, "files", key, "", OP)?)
             .await;
+        self.uploads.settled(AGAIN, key);
         let error = match answer {
             Ok(answer) if answer.is_success() => {
                 answer.drain().await;
@@ -344,6 +372,9 @@ impl Store for IotFile {
             self.uploads.settled(OP, key);
             lock(&self.index).wrote(Instant::now(), key, None, false);
             return Ok(());
+        }
+        if error.kind.worth_another_try() {
+            self.uploads.doubt(AGAIN, key);
         }
         if lost {
             self.uploads.doubt(OP, key);

@@ -374,6 +374,9 @@ impl Store for Memory {
         match items.get(&*entry.addr.0) {
             None => Err(Bad::NotFound.into()),
             Some(item) if item.kind == Kind::Dir => Err(Bad::IsDir.into()),
+            Some(item) if Self::entry(&entry.addr.0, item).version != entry.version => {
+                Err(Bad::Conflict.into())
+            }
             Some(_) => {
                 items.remove(&*entry.addr.0);
                 Ok(())

@@ -86,7 +86,8 @@ pub trait Store: Send + Sync + Debug {
     /// The parts that the store has of an upload, for resuming; `Restart` if it is void,
     /// `Unsupported` unless [`Caps::resume`].
     async fn receipts(&self, up: &Upload, new: &New) -> Result<Vec<Receipt>>;
-    /// Removes a file or symlink; `NotFound` if it is gone.
+    /// Removes this version of a file or symlink; `NotFound` if it is gone, `Conflict` if the name is seen
+    /// to have another one by now. A removal that is tried again looks before.
     async fn remove(&self, entry: &Entry) -> Result<()>;
     /// Makes a directory; `Exists` if the name is taken.
     async fn mkdir(&self, place: &Place) -> Result<Entry>;

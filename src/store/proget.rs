@@ -331,12 +331,13 @@ impl Store for ProGet {
             Look::Is(found) if found.kind == Kind::Dir => {
                 return Err(Error::new(ErrorKind::IsDir, OP).at(path));
             }
-            Look::Is(_) => {}
-            // DELETE of what is not there succeeds (section 9).
+            Look::Is(found) if found.version == entry.version => {}
+            // DELETE of what is not there succeeds (section 9). What is there now came after ours.
             _ if self.uploads.doubtful(OP, path) => {
                 self.uploads.settled(OP, path);
                 return Ok(());
             }
+            Look::Is(_) => return Err(Error::new(ErrorKind::Conflict, OP).at(path)),
             _ => return Err(Error::new(ErrorKind::NotFound, OP).at(path)),
         }
         let mut answer = self

@@ -270,9 +270,15 @@ impl Store for Retry {
                 if error.kind == ErrorKind::Exists && attempts.load(Ordering::Relaxed) > 1 =>
             {
                 let there = self.stat(&new.place).await?;
-                let ours =
-                    there.size == new.size && new.digests.agree(&there.digests) == Some(true);
-                if ours { Ok(there) } else { Err(error) }
+                let ours = there.kind == new.kind
+                    && there.size == new.size
+                    && new.digests.agree(&there.digests) == Some(true);
+                let keeps = self.caps().keeps;
+                match ours {
+                    false => Err(error),
+                    true if keeps.of(&there.attrs) == keeps.of(&new.attrs) => Ok(there),
+                    true => self.set_attrs(&there, &new.attrs).await,
+                }
             }
             put => put,
         }

@@ -326,7 +326,13 @@ impl Vfs {
     ) -> Result<()> {
         let target = self.readlink(ino).await?;
         let copy = self.put_symlink(place, &target, over).await?;
-        self.store.remove(entry).await?;
+        match self.store.remove(entry).await {
+            // The old name is somebody else's by now.
+            Err(error) if !matches!(error.kind, Kind::NotFound | Kind::Conflict) => {
+                return Err(error);
+            }
+            _ => {}
+        }
         self.take_name(ino, new_parent, new_name);
         self.note_entry(ino, copy);
         Ok(())

@@ -4,7 +4,7 @@ use super::files::{Open, OpenFlags};
 use super::tree::{Known, ROOT, Tree};
 use super::{Attr, REFUSED_FOR, Vfs, lock};
 use crate::error::{Error, Kind, Result};
-use crate::store::{Attrs, Digests, Entry, Kind as EntryKind, New, Place, Source};
+use crate::store::{Attrs, Entry, Kind as EntryKind, New, Place, Source};
 use crate::write::{self, Target, Writer};
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -409,7 +409,7 @@ impl Vfs {
             place,
             kind: EntryKind::Symlink,
             size: target.len() as u64,
-            digests: Digests::default(),
+            digests: write::digests_of(self.store.caps().digests.first().copied(), target),
             attrs: Attrs::default(),
             exclusive: over.is_none(),
             replaces: over,
@@ -501,7 +501,8 @@ impl Vfs {
             Some(writer) => {
                 writer.removed();
                 // What it had replaced is not owed any longer either.
-                let of_it = |(over, by): (&u64, &Arc<Writer>)| Arc::ptr_eq(by, &writer).then_some(*over);
+                let of_it =
+                    |(over, by): (&u64, &Arc<Writer>)| Arc::ptr_eq(by, &writer).then_some(*over);
                 let replaced: Vec<u64> = lock(&self.replaced).iter().filter_map(of_it).collect();
                 for over in replaced {
                     lock(&self.replaced).remove(&over);
@@ -524,11 +525,18 @@ impl Vfs {
                 write::remove_stray(&*self.store, &place, &entry).await?;
                 continue;
             }
-            match self.store.remove(&entry).await {
-                Ok(()) => {}
+            let removed = match self.store.remove(&entry).await {
+                // The name has a version that was not known here: once more, that one.
+                Err(error) if error.kind == Kind::Conflict => match self.store.stat(&place).await {
+                    Ok(now) => self.store.remove(&now).await,
+                    gone => gone.map(drop),
+                },
+                removed => removed,
+            };
+            match removed {
                 // Somebody else was faster, or only an older look knew it.
-                Err(error) if error.kind == Kind::NotFound => {}
-                Err(error) => return Err(error),
+                Err(error) if error.kind != Kind::NotFound => return Err(error),
+                _ => {}
             }
         }
         self.tree().lay(ino);

@@ -8,7 +8,8 @@ use super::spool::{Noted, SpoolFile, next_ms};
 use super::upload::{self, Load, Progress, Sent};
 use super::{After, Inner, Owed, Target, Waiter, Writer};
 use crate::error::{Error, Kind, Result};
-use crate::store::{Attrs, Entry, Kind as EntryKind, New, Place, Store};
+use crate::store::{Attrs, Entry, Kind as EntryKind, New, Place, Sink, Store};
+use bytes::Bytes;
 use futures_util::FutureExt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -42,6 +43,26 @@ fn wait(failures: u32, asked: Option<Duration>) -> Duration {
         .saturating_mul(1 << failures.min(10))
         .min(LONGEST_WAIT);
     asked.unwrap_or_default().min(LONGEST_ASKED).max(doubled)
+}
+
+/// Bytes read at a time from a store to be compared.
+const COMPARE_STEP: u64 = 8 << 20;
+
+/// What the store has, compared with a file from `at` on.
+struct Compared<'a> {
+    file: &'a SpoolFile,
+    at: u64,
+    same: Result<bool>,
+}
+
+impl Sink for Compared<'_> {
+    fn put(&mut self, bytes: Bytes) {
+        let range = self.at..self.at + bytes.len() as u64;
+        self.at = range.end;
+        if let Ok(true) = self.same {
+            self.same = self.file.read_at(range).map(|ours| ours == bytes);
+        }
+    }
 }
 
 /// What a look before the commit found.
@@ -329,7 +350,9 @@ impl Writer {
             Some(at) => (Look::Clear, at),
             None => {
                 let now = now();
-                let look = self.look_at_name(&target, &new, tried || doubt).await;
+                let look = self
+                    .look_at_name(&target, &new, &content.file, tried || doubt)
+                    .await;
                 (look.map_err(named)?, now)
             }
         };
@@ -349,7 +372,9 @@ impl Writer {
             let beside = theirs.is_some();
             let last_look = || match beside {
                 true => std::future::ready(Ok(None)).boxed(),
-                false => (self.last_look(&target, &new, tried, looked, conflict)).boxed(),
+                false => self
+                    .last_look(&target, &new, &content.file, tried, looked, conflict)
+                    .boxed(),
             };
             let load = Load {
                 store,
@@ -364,7 +389,7 @@ impl Writer {
                 // The store itself has found somebody else's version.
                 Err(error) if error.kind == Kind::Conflict && !beside && !refused => {
                     refused = true;
-                    look = match self.look_at_name(&target, &new, true).await {
+                    look = match self.look_at_name(&target, &new, &content.file, true).await {
                         Ok(Look::Clear) => return Err(named(error)),
                         found => found.map_err(named)?,
                     };
@@ -380,13 +405,18 @@ impl Writer {
             }
         }
         for (place, stray) in std::mem::take(&mut target.removes) {
-            let struck = |inner: &Inner| !inner.target.removes.iter().any(|(at, _)| *at == place);
-            if struck(&self.lock()) {
-                continue;
+            {
+                let mut inner = self.lock();
+                if !inner.target.removes.iter().any(|(at, _)| *at == place) {
+                    // Struck off.
+                    continue;
+                }
+                inner.removing = Some(place.clone());
             }
-            remove_stray(store, &place, &stray)
-                .await
-                .map_err(|e| e.at(target.path.clone()))?;
+            let removed = remove_stray(store, &place, &stray).await;
+            self.lock().removing = None;
+            self.landed.notify_waiters();
+            removed.map_err(|e| e.at(target.path.clone()))?;
         }
         if let Some(theirs) = theirs {
             self.diverted(&theirs, &entry, &target.place, &new.place);
@@ -409,6 +439,7 @@ impl Writer {
         &self,
         target: &Target,
         new: &New,
+        file: &SpoolFile,
         tried: bool,
         looked: Instant,
         conflict: Conflict,
@@ -422,7 +453,7 @@ impl Writer {
         if decided || is_recent(looked) {
             return Ok(None);
         }
-        match self.look_at_name(target, new, tried).await? {
+        match self.look_at_name(target, new, file, tried).await? {
             Look::Theirs(theirs) => Ok(Some(theirs)),
             Look::Clear | Look::Ours(_) => Ok(None),
         }
@@ -430,7 +461,13 @@ impl Writer {
 
     /// Looks whether the name still has what it had. `tried`: an earlier try may have stored ours; else
     /// what lies under a name that must be new is somebody else's, even if its bytes are the same.
-    async fn look_at_name(&self, target: &Target, new: &New, tried: bool) -> Result<Look> {
+    async fn look_at_name(
+        &self,
+        target: &Target,
+        new: &New,
+        file: &SpoolFile,
+        tried: bool,
+    ) -> Result<Look> {
         let now = match self.context.store.stat(&target.place).await {
             Ok(entry) => entry,
             Err(error) if error.kind == Kind::NotFound => return Ok(Look::Clear),
@@ -443,7 +480,13 @@ impl Writer {
             .replaces
             .as_ref()
             .is_some_and(|known| known.version == now.version);
-        let same = now.size == new.size && new.digests.agree(&now.digests) == Some(true);
+        let same = now.size == new.size
+            && match new.digests.agree(&now.digests) {
+                Some(same) => same,
+                // Nothing to compare but the bytes themselves: done only for what an earlier try, or an earlier
+                // process, may have stored.
+                None => tried && !known && self.has_bytes(&now, file).await?,
+            };
         if same && (tried || !new.exclusive) {
             return Ok(Look::Ours(now));
         }
@@ -452,6 +495,30 @@ impl Writer {
         } else {
             Look::Theirs(now)
         })
+    }
+
+    /// Whether the store has exactly the bytes of `file` at `entry`; read as far as they agree.
+    async fn has_bytes(&self, entry: &Entry, file: &SpoolFile) -> Result<bool> {
+        let mut compared = Compared {
+            file,
+            at: 0,
+            same: Ok(true),
+        };
+        while compared.at < entry.size {
+            let step = compared.at..entry.size.min(compared.at + COMPARE_STEP);
+            match self.context.store.read(entry, step, &mut compared).await {
+                Ok(()) => {}
+                // It is another one by now.
+                Err(error) if matches!(error.kind, Kind::Stale | Kind::NotFound) => {
+                    return Ok(false);
+                }
+                Err(error) => return Err(error),
+            }
+            if !compared.same.clone()? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 
     /// Decides about somebody else's version; returns it if ours goes beside it.
@@ -607,7 +674,7 @@ pub async fn remove_stray(store: &dyn Store, place: &Place, stray: &Entry) -> Re
         Err(error) => return Err(error),
     }
     match store.remove(stray).await {
-        Err(error) if error.kind != Kind::NotFound => Err(error),
+        Err(error) if !matches!(error.kind, Kind::NotFound | Kind::Conflict) => Err(error),
         _ => Ok(()),
     }
 }

@@ -41,6 +41,14 @@ impl Hasher {
     }
 }
 
+/// The digest of `bytes`; none without an algorithm.
+#[must_use]
+pub fn digests_of(algo: Option<Algo>, bytes: &[u8]) -> Digests {
+    let mut running = Running::new(algo);
+    running.wrote(0, bytes);
+    running.digests()
+}
+
 /// The digest of the bytes before `at`. A write elsewhere is noted: one behind `at` makes it start
 /// over, one ahead leaves a gap that is read when the content is sealed.
 #[derive(Clone)]

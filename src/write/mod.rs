@@ -7,6 +7,7 @@
 mod commit;
 mod content;
 mod digest;
+mod handles;
 mod layer;
 mod ranges;
 mod record;
@@ -21,6 +22,7 @@ mod upload;
 mod tests;
 
 pub use commit::{Conflict, remove_stray};
+pub use digest::digests_of;
 pub use record::{Class, Record};
 pub use room::Room;
 pub use session::{Flight, Last, Promise, Top};
@@ -180,6 +182,8 @@ struct Inner {
     failures: u32,
     /// A request was dropped that may have put something at the target.
     doubt: bool,
+    /// An old name that is being removed from the store.
+    removing: Option<Place>,
 }
 
 impl Writer {
@@ -295,6 +299,7 @@ impl Writer {
             parked: None,
             failures: 0,
             doubt: false,
+            removing: None,
         };
         Arc::new(Writer {
             ino,
@@ -702,13 +707,15 @@ impl Writer {
     }
 
     /// Another file has `place` from now on: the commit no longer removes what is there. Returns when that is
-    /// durable and no commit is under way that does not know it.
+    /// durable, no commit is under way that does not know it, and no removal of `place`.
     pub async fn strike(&self, place: &Place) -> Result<()> {
         self.lock()
             .target
             .removes
             .retain(|(there, _)| there != place);
-        self.until(|inner| !inner.session.is_moving()).await;
+        let is_free = |inner: &Inner| inner.removing.as_ref() != Some(place);
+        self.until(|inner| !inner.session.is_moving() && is_free(inner))
+            .await;
         self.note_owed().await
     }
 

@@ -6,6 +6,7 @@
 //! nobody has locked.
 
 use super::Target;
+use super::handles::{Handle, Handles, is_short};
 use super::record::{Class, FORMAT, Record};
 use super::room::{Budget, Room};
 use super::sums::{self, BLOCK, Sum, Sums};
@@ -34,6 +35,7 @@ pub struct Spool {
     /// Held for as long as the mount lives.
     _locks: Vec<File>,
     next: AtomicU64,
+    handles: Handles,
     room: Budget,
     /// Bytes of files that nobody holds any more and that stay, by their data files.
     left: Mutex<BTreeMap<PathBuf, u64>>,
@@ -83,6 +85,7 @@ impl Spool {
             dirs: paths.clone(),
             _locks: locks,
             next: AtomicU64::new(0),
+            handles: Handles::new(),
             room: Budget::new(max),
             left: Mutex::default(),
             frozen: AtomicBool::new(false),
@@ -121,7 +124,10 @@ impl Spool {
                 Some("sums") if !path.with_extension("data").exists() => remove(&path),
                 Some("json") => match self.take(&path) {
                     Ok(file) => found.files.push(file),
-                    Err(why) => found.odd.push(format!("{}: {why}", path.display())),
+                    Err(Odd::Short(error)) => return Err(error),
+                    Err(Odd::Damaged(why)) => {
+                        found.odd.push(format!("{}: {why}", path.display()));
+                    }
                 },
                 _ => {}
             }
@@ -129,18 +135,20 @@ impl Spool {
         Ok(())
     }
 
-    fn take(
-        self: &Arc<Self>,
-        path: &Path,
-    ) -> std::result::Result<(Arc<SpoolFile>, Record), String> {
+    /// Takes up what lies beside the record at `path`; the bytes are opened when they are needed.
+    fn take(self: &Arc<Self>, path: &Path) -> std::result::Result<(Arc<SpoolFile>, Record), Odd> {
         let record = read_record(path)?;
         let stem = path.with_extension("");
-        let data = stem.with_extension("data");
-        let file = OpenOptions::new().read(true).write(true).open(&data);
-        let file = file.map_err(|e| format!("a record without its bytes: {e}"))?;
+        let len = match std::fs::metadata(stem.with_extension("data")) {
+            Ok(data) => data.len(),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+                return Err(Odd::Damaged(format!("a record without its bytes: {e}")));
+            }
+            // What they are shows when they are read.
+            Err(_) => 0,
+        };
         let sums = read_sums(&stem, &record)?;
         // Nobody noted how large a torn one had become.
-        let len = file.metadata().map_or(0, |data| data.len());
         let size = record.size.max(len);
         self.room.found(size);
         let account = Account {
@@ -152,7 +160,7 @@ impl Spool {
         state.left = true;
         let file = SpoolFile {
             spool: self.clone(),
-            file,
+            handle: Arc::default(),
             stem,
             account: Mutex::new(account),
             syncing: Mutex::default(),
@@ -213,9 +221,9 @@ impl Spool {
 
     /// Takes up again what nobody holds any more; `data` is its data file.
     pub fn reopen(self: &Arc<Self>, data: &Path) -> Result<(Arc<SpoolFile>, Record)> {
-        let opened = self
-            .take(&data.with_extension("json"))
-            .map_err(|why| Error::new(Kind::Local(libc::EIO), "reopen spool file").said(&why))?;
+        let opened = self.take(&data.with_extension("json")).map_err(|why| {
+            Error::new(Kind::Local(libc::EIO), "reopen spool file").said(&why.to_string())
+        })?;
         let counted = self.left().remove(data).unwrap_or_default();
         self.room.give(counted, false);
         Ok(opened)
@@ -241,11 +249,13 @@ impl Spool {
         let mut how = OpenOptions::new();
         how.read(true).write(true).create_new(true).mode(0o600);
         failpoint::cross(Group::Spool, "create data");
-        let file = how.open(stem.with_extension("data"));
-        let file = file.map_err(|e| Error::local("create spool file", e))?;
+        let opened = self.handles.open(&how, &stem.with_extension("data"));
+        let opened = opened.map_err(|e| Error::local("create spool file", e))?;
+        let handle = Arc::default();
+        self.handles.keep(&handle, opened);
         let file = Arc::new(SpoolFile {
             spool: self.clone(),
-            file,
+            handle,
             stem,
             account: Mutex::new(Account {
                 charged: 0,
@@ -296,26 +306,58 @@ fn make_dir(path: &Path) -> std::io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(path)
 }
 
-/// The record at `path`, or a sentence that says what is wrong with it.
-pub(super) fn read_record(path: &Path) -> std::result::Result<Record, String> {
-    let text = std::fs::read(path).map_err(|e| e.to_string())?;
+/// Why a record cannot be taken up.
+#[derive(Debug)]
+pub(super) enum Odd {
+    /// This process cannot open it now: nothing is said about the record.
+    Short(std::io::Error),
+    /// It, or what belongs to it, cannot be read or understood: a sentence.
+    Damaged(String),
+}
+
+impl Odd {
+    /// A file of a record could not be read.
+    fn unread(what: &str, error: std::io::Error) -> Self {
+        match is_short(&error) {
+            true => Odd::Short(error),
+            false => Odd::Damaged(format!("{what}{error}")),
+        }
+    }
+}
+
+impl std::fmt::Display for Odd {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Odd::Short(error) => error.fmt(f),
+            Odd::Damaged(why) => f.write_str(why),
+        }
+    }
+}
+
+/// The record at `path`.
+pub(super) fn read_record(path: &Path) -> std::result::Result<Record, Odd> {
+    let text = std::fs::read(path).map_err(|e| Odd::unread("", e))?;
     let record: Record =
-        serde_json::from_slice(&text).map_err(|e| format!("damaged record: {e}"))?;
+        serde_json::from_slice(&text).map_err(|e| Odd::Damaged(format!("damaged record: {e}")))?;
     match record.format {
         FORMAT => Ok(record),
-        other => Err(format!("a record of format {other}, not {FORMAT}")),
+        other => Err(Odd::Damaged(format!(
+            "a record of format {other}, not {FORMAT}"
+        ))),
     }
 }
 
 /// The checksums of the file of `record`; none for what was being written.
-pub(super) fn read_sums(stem: &Path, record: &Record) -> std::result::Result<Sums, String> {
+pub(super) fn read_sums(stem: &Path, record: &Record) -> std::result::Result<Sums, Odd> {
     if record.is_in_writing() {
         // Those of an earlier promise may still lie there.
         return Ok(Sums::default());
     }
     match std::fs::read(stem.with_extension("sums")) {
-        Ok(bytes) => Sums::from_bytes(&bytes).ok_or("damaged checksums".to_owned()),
-        Err(e) if record.size > 0 => Err(format!("no checksums: {e}")),
+        Ok(bytes) => {
+            Sums::from_bytes(&bytes).ok_or_else(|| Odd::Damaged("damaged checksums".to_owned()))
+        }
+        Err(e) if record.size > 0 || is_short(&e) => Err(Odd::unread("no checksums: ", e)),
         Err(_) => Ok(Sums::default()),
     }
 }
@@ -460,7 +502,7 @@ pub struct Stamp {
 #[derive(Debug)]
 pub struct SpoolFile {
     spool: Arc<Spool>,
-    file: File,
+    handle: Arc<Handle>,
     /// The path without its ending.
     stem: PathBuf,
     account: Mutex<Account>,
@@ -490,6 +532,32 @@ impl SpoolFile {
 
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The open file.
+    fn file(&self) -> std::io::Result<Arc<File>> {
+        match self.handle.file() {
+            Some(file) => Ok(file),
+            None => self.open_locked(&self.state()),
+        }
+    }
+
+    /// Opens it under the name that it has, if it is not open.
+    fn open_locked(&self, state: &State) -> std::io::Result<Arc<File>> {
+        if let Some(file) = self.handle.file() {
+            return Ok(file);
+        }
+        let ending = match state.home {
+            Home::Cache => "cache",
+            Home::Data | Home::Nowhere => "data",
+        };
+        let mut how = OpenOptions::new();
+        let how = how.read(true).write(true);
+        let file = self
+            .spool
+            .handles
+            .open(how, &self.stem.with_extension(ending))?;
+        Ok(self.spool.handles.keep(&self.handle, file))
     }
 
     /// What was promised for it.
@@ -522,7 +590,7 @@ impl SpoolFile {
             self.rewrite()?;
         }
         failpoint::cross(Group::Spool, "sync data");
-        let synced = self.file.sync_all();
+        let synced = self.file().and_then(|file| file.sync_all());
         if doubtful || synced.is_err() {
             self.state().doubtful = synced.is_err();
         }
@@ -554,7 +622,9 @@ impl SpoolFile {
         let sums = self.sums.write().unwrap_or_else(PoisonError::into_inner);
         for (block, sum) in sums.iter() {
             let bytes = self.checked(block, sum)?;
-            let written = self.file.write_all_at(&bytes, block * BLOCK);
+            let written = self
+                .file()
+                .and_then(|file| file.write_all_at(&bytes, block * BLOCK));
             written.map_err(|e| Error::local("write to spool", e))?;
         }
         Ok(())
@@ -629,7 +699,7 @@ impl SpoolFile {
         how.write(true).create(true).truncate(true).mode(0o600);
         let cross = |what: &str| failpoint::cross(Group::Spool, format_args!("{what} {ending}"));
         cross("create");
-        let mut file = how.open(&new).map_err(failed)?;
+        let mut file = self.spool.handles.open(&how, &new).map_err(failed)?;
         cross("write");
         file.write_all(bytes).map_err(failed)?;
         if durable {
@@ -718,6 +788,13 @@ impl SpoolFile {
     /// Nobody wants it any more: it leaves the disk when the last holder is gone, its name at once.
     pub fn discard(&self) {
         let mut state = self.state();
+        if state.home != Home::Nowhere {
+            // Who reads it goes on, with no name to open it by.
+            match self.open_locked(&state) {
+                Ok(file) => self.handle.pin(file),
+                Err(error) => log::warn!("cannot open {}: {error}", self.path().display()),
+            }
+        }
         self.remove_locked(&mut state);
         state.life += 1;
         (state.class, state.left) = (Class::Torn, false);
@@ -754,7 +831,8 @@ impl SpoolFile {
             sums.write(block, piece.start, part, |sum| self.checked(block, sum))?;
         }
         failpoint::cross(Group::Spool, "write data");
-        let written = self.file.write_all_at(bytes, offset);
+        let file = self.file().map_err(|e| Error::local("write to spool", e))?;
+        let written = file.write_all_at(bytes, offset);
         if written.is_err() {
             // Some of it may be there: what is there now counts.
             for (block, piece) in sums::pieces(range) {
@@ -847,8 +925,8 @@ impl SpoolFile {
         let mut sums = self.sums.write().unwrap_or_else(PoisonError::into_inner);
         sums.cut(len, |block, sum| self.checked(block, sum))?;
         failpoint::cross(Group::Spool, "cut data");
-        self.file
-            .set_len(len)
+        self.file()
+            .and_then(|file| file.set_len(len))
             .map_err(|e| Error::local("resize spool file", e))
     }
 
@@ -859,25 +937,15 @@ impl SpoolFile {
         sums.punch(range.clone(), |block, sum| self.checked(block, sum))?;
         failpoint::cross(Group::Spool, "punch data");
         let how = Flags::PUNCH_HOLE | Flags::KEEP_SIZE;
-        let punched = rustix::fs::fallocate(&self.file, how, range.start, range.end - range.start);
-        match punched {
-            Err(rustix::io::Errno::OPNOTSUPP) => self.blank(range),
-            done => done.map_err(Into::into),
-        }
-        .map_err(|e| Error::local("punch spool file", e))
-    }
-
-    /// Writes zeros into `range`, as far as the file goes.
-    fn blank(&self, range: Range<u64>) -> std::io::Result<()> {
-        static ZEROS: [u8; 1 << 16] = [0; 1 << 16];
-        let end = range.end.min(self.file.metadata()?.len());
-        let mut at = range.start;
-        while at < end {
-            let step = (end - at).min(ZEROS.len() as u64);
-            self.file.write_all_at(&ZEROS[..step as usize], at)?;
-            at += step;
-        }
-        Ok(())
+        self.file()
+            .and_then(|file| {
+                let length = range.end - range.start;
+                match rustix::fs::fallocate(&file, how, range.start, length) {
+                    Err(rustix::io::Errno::OPNOTSUPP) => blank(&file, range),
+                    done => done.map_err(Into::into),
+                }
+            })
+            .map_err(|e| Error::local("punch spool file", e))
     }
 
     /// The bytes of `range`, compared with their checksums; zeros past the end.
@@ -906,9 +974,10 @@ impl SpoolFile {
     }
 
     fn fill_raw(&self, buf: &mut [u8], offset: u64) -> Result<()> {
+        let file = self.file().map_err(|e| Error::local("read spool", e))?;
         let mut done = 0;
         while done < buf.len() {
-            match self.file.read_at(&mut buf[done..], offset + done as u64) {
+            match file.read_at(&mut buf[done..], offset + done as u64) {
                 Ok(0) => {
                     buf[done..].fill(0);
                     return Ok(());
@@ -962,6 +1031,19 @@ impl Source for SpoolFile {
         self.spool.room.stir();
         self.read_at(range)
     }
+}
+
+/// Writes zeros into `range`, as far as the file goes.
+fn blank(file: &File, range: Range<u64>) -> std::io::Result<()> {
+    static ZEROS: [u8; 1 << 16] = [0; 1 << 16];
+    let end = range.end.min(file.metadata()?.len());
+    let mut at = range.start;
+    while at < end {
+        let step = (end - at).min(ZEROS.len() as u64);
+        file.write_all_at(&ZEROS[..step as usize], at)?;
+        at += step;
+    }
+    Ok(())
 }
 
 #[cfg(test)]

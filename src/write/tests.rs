@@ -1052,3 +1052,33 @@ async fn a_conflict_that_the_store_finds_at_the_commit_is_settled_like_any_other
     let beside = bench.store.paths().pop().unwrap();
     assert_eq!(bench.store.content(&beside).unwrap(), vec![1; 100]);
 }
+
+#[tokio::test]
+async fn who_takes_an_old_name_waits_for_its_removal_and_is_not_removed() {
+    let bench = bench(Some(b"old")).await;
+    let (was, old) = {
+        let target = bench.writer.target();
+        (target.place, target.replaces.unwrap())
+    };
+    let moved = bench.writer.retarget(|target| {
+        target.place.name = "g".into();
+        target.replaces = None;
+        target.removes.push((was.clone(), old));
+    });
+    moved.await.unwrap();
+    let gate = gate(&bench, "remove");
+    bench.writer.write(0, b"new").unwrap();
+    let answer = bench.writer.close();
+    asked(&bench, "remove", 1).await;
+    let mut taken = Box::pin(bench.writer.strike(&was));
+    assert!(
+        futures_util::poll!(&mut taken).is_pending(),
+        "it may remove what comes next"
+    );
+    bench.store.plant("f", b"theirs");
+    gate.add_permits(9);
+    taken.await.unwrap();
+    done(answer).await.unwrap();
+    assert_eq!(bench.store.content("f").unwrap(), "theirs");
+    assert_eq!(bench.store.content("g").unwrap(), "new");
+}

@@ -114,7 +114,7 @@ fn look(json: &Path) -> Option<Unsent> {
     let data = json.with_extension("data");
     let record = match read_record(json) {
         Ok(record) => record,
-        Err(why) => return json.exists().then(|| odd(&data, why)),
+        Err(why) => return json.exists().then(|| odd(&data, why.to_string())),
     };
     let path = Some(record.target.path.clone());
     let known = |state, size, error| Unsent {
@@ -138,7 +138,7 @@ fn look(json: &Path) -> Option<Unsent> {
     if let Err(why) = read_sums(&json.with_extension(""), &record) {
         return json
             .exists()
-            .then(|| known(Stays::Odd, record.size, Some(why)));
+            .then(|| known(Stays::Odd, record.size, Some(why.to_string())));
     }
     let size = if record.is_in_writing() {
         len
@@ -179,7 +179,7 @@ fn id(data: &Path) -> String {
 pub fn record(data: &Path) -> Result<Record> {
     read_record(&data.with_extension("json")).map_err(|why| {
         let error = Error::new(Kind::Local(libc::EIO), "read spool record");
-        error.at(data.display().to_string()).said(&why)
+        error.at(data.display().to_string()).said(&why.to_string())
     })
 }
 

@@ -27,6 +27,9 @@ use tokio::runtime::Runtime;
 /// The key that the server wants; it must appear nowhere.
 pub const KEY: &str = "k3y-that-nobody-may-see";
 
+/// The command.
+pub const PROGRAM: &str = env!("CARGO_BIN_EXE_assetfs");
+
 /// Within this everything that a test waits for must happen.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -41,6 +44,7 @@ pub struct Given {
     key_from: Option<&'static str>,
     tls: Option<&'static str>,
     leaves: bool,
+    descriptors: Option<u32>,
     limit: Duration,
 }
 
@@ -55,6 +59,7 @@ pub fn given() -> Given {
         key_from: None,
         tls: None,
         leaves: false,
+        descriptors: None,
         limit: LIMIT,
     }
 }
@@ -131,6 +136,12 @@ impl Given {
         self
     }
 
+    /// The mount's process may have so many files open.
+    pub fn descriptors(mut self, most: u32) -> Self {
+        self.descriptors = Some(most);
+        self
+    }
+
     /// For a test that is long by nature.
     pub fn at_most(mut self, limit: Duration) -> Self {
         self.limit = limit;
@@ -197,6 +208,7 @@ impl Given {
             server: Mutex::new(Some(server)),
             settings: self.server,
             flags: self.settings,
+            descriptors: self.descriptors,
             daemon: Mutex::new(None),
             dir,
         };
@@ -237,6 +249,7 @@ pub struct Mount {
     source: String,
     key_in_variable: bool,
     flags: Vec<(String, String)>,
+    descriptors: Option<u32>,
     daemon: Mutex<Option<Child>>,
     dir: tempfile::TempDir,
 }
@@ -294,7 +307,11 @@ impl Ended {
 // The mount.
 impl Mount {
     fn command(&self) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_assetfs"));
+        let mut command = Command::new("prlimit");
+        match self.descriptors {
+            Some(most) => drop(command.args([&format!("--nofile={most}:{most}"), PROGRAM])),
+            None => command = Command::new(PROGRAM),
+        }
         command
             .env_clear()
             .env("PATH", std::env::var_os("PATH").unwrap_or_default())

@@ -91,13 +91,18 @@ impl Memory {
         lock(&self.doubts).remove(&format!("{op} {path}"));
     }
 
+    fn doubt(&self, op: &str, path: &str) {
+        lock(&self.doubts).insert(format!("{op} {path}"));
+    }
+
     /// Remembers whether the outcome is unknown: the request may have reached the server, and looking
-    /// did not help.
+    /// did not help. A request that was not carried out leaves what is known of an earlier one.
     pub(super) fn settle<T>(&self, op: &str, path: &str, done: &Result<T>) {
         match done {
             Err(e) if matches!(e.kind, ErrorKind::Broken | ErrorKind::Timeout) => {
-                lock(&self.doubts).insert(format!("{op} {path}"));
+                self.doubt(op, path);
             }
+            Err(e) if e.kind.worth_another_try() => {}
             _ => self.settled(op, path),
         }
     }
@@ -180,7 +185,12 @@ impl ProGet {
             let answer = match self.send(&ask).await {
                 Ok(answer) if answer.is_success() => {
                     answer.drain().await;
-                    return self.confirm(new, path).await;
+                    let done = self.confirm(new, path).await;
+                    if done.as_ref().is_err_and(|e| e.kind.worth_another_try()) {
+                        // The next try meets its own success.
+                        self.uploads.doubt(OP, path);
+                    }
+                    return done;
                 }
                 Ok(answer) => answer,
                 Err(error) => return self.settle_upload(new, path, error).await,

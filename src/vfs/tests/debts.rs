@@ -800,3 +800,20 @@ async fn a_retry_with_the_spools_promise_answers_for_the_store_all_the_same() {
     bench.vfs.retry(&id).await.unwrap();
     assert_eq!(bench.store.content("f").unwrap(), "x");
 }
+
+#[tokio::test]
+async fn a_name_goes_though_it_has_a_version_that_was_not_known() {
+    let bench = bench().await;
+    write_file(&bench.vfs, ROOT, "f", b"ours").await;
+    write_file(&bench.vfs, ROOT, "g", b"ours").await;
+    bench.store.plant("f", b"theirs");
+    let stats = bench.store.count("stat");
+    bench.vfs.unlink(ROOT, "g").await.unwrap();
+    assert_eq!(
+        bench.store.count("stat"),
+        stats,
+        "what is known costs no question"
+    );
+    bench.vfs.unlink(ROOT, "f").await.unwrap();
+    assert_eq!(bench.store.paths(), Vec::<String>::new());
+}

@@ -753,4 +753,3 @@ proptest! {
         play(Promise::Spool, &steps);
     }
 }
-

@@ -82,8 +82,8 @@ fn a_hole_is_zeros_and_what_is_around_it_stays() {
         model[hole.start as usize..300_000.min(hole.end as usize)].fill(0);
         assert!(file.read_at(0..300_000).unwrap() == model, "{hole:?}");
     }
-    file.blank(0..400_000).unwrap();
-    assert_eq!(file.file.metadata().unwrap().len(), 300_000);
+    blank(&file.file().unwrap(), 0..400_000).unwrap();
+    assert_eq!(file.file().unwrap().metadata().unwrap().len(), 300_000);
     assert_eq!(file.read_at(0..1).unwrap_err().kind, Kind::Mismatch);
 }
 
@@ -95,12 +95,12 @@ fn after_a_failed_sync_nothing_is_promised_before_all_bytes_were_compared_and_wr
     file.write_at(&[7; 100_000], 0, 100_000).unwrap();
     let record = Record::new(Class::Acknowledged, target("a"));
     file.state().doubtful = true;
-    file.file.write_all_at(b"lost", 70_000).unwrap();
+    file.file().unwrap().write_all_at(b"lost", 70_000).unwrap();
     assert_eq!(
         file.promise(&record, file.stamp()).unwrap_err().kind,
         Kind::Mismatch
     );
-    file.file.write_all_at(&[7; 4], 70_000).unwrap();
+    file.file().unwrap().write_all_at(&[7; 4], 70_000).unwrap();
     assert_eq!(file.promise(&record, file.stamp()).unwrap(), Noted::Durable);
     assert!(!file.state().doubtful);
 }
@@ -310,4 +310,36 @@ fn a_cache_that_cannot_be_written_to_again_is_not_counted() {
     std::fs::create_dir(file.stem.with_extension("json")).unwrap();
     assert!(file.to_torn(&target("a"), 5).is_err());
     assert_eq!(spool.bytes(), 0);
+}
+
+#[test]
+fn bytes_are_there_though_descriptors_are_few_and_though_the_name_went() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut spool, _) = open(&dir, None);
+    Arc::get_mut(&mut spool).unwrap().handles = Handles::at_most(2);
+    let make = |n: u64| {
+        let file = spool.create(&target(&n.to_string())).unwrap();
+        file.write_at(&[n as u8; 9], 0, 9).unwrap();
+        file
+    };
+    let files: Vec<_> = (0..9).map(make).collect();
+    files[0].discard();
+    files[1].to_cache();
+    let is_open = |file: &&Arc<SpoolFile>| file.handle.file().is_some();
+    for file in &files[2..] {
+        file.write_at(b"again", 0, 0).unwrap();
+    }
+    assert_eq!(
+        files.iter().filter(is_open).count(),
+        3,
+        "two, and one that has no name"
+    );
+    assert_eq!(&files[0].read_at(0..9).unwrap()[..], &[0; 9]);
+    assert_eq!(&files[1].read_at(0..9).unwrap()[..], &[1; 9]);
+    assert_eq!(
+        &files[2].read_at(0..9).unwrap()[..],
+        b"again\x02\x02\x02\x02"
+    );
+    files[3].discard();
+    assert_eq!(&files[3].read_at(0..5).unwrap()[..], b"again");
 }
