@@ -386,10 +386,16 @@ async fn a_conflict_found_while_the_name_changes_does_not_end_the_close() {
     bench.store.plant("f", b"theirs");
     let gate = gate(&bench, "put");
     bench.writer.write(0, b"hello").unwrap();
-    let answer = bench.writer.close();
+    let mut answer = bench.writer.close();
     asked(&bench, "put", 1).await;
     gate.add_permits(1);
-    asked(&bench, "put", 2).await;
+    while bench.store.count("put") < 2 {
+        assert!(
+            answer.try_recv().is_err(),
+            "it is answered under the new name"
+        );
+        tokio::task::yield_now().await;
+    }
     let moving = bench.writer.retarget(|target| {
         target.place.name = "g".into();
         target.replaces = None;
@@ -883,6 +889,7 @@ async fn a_rewrite_for_which_there_is_no_room_does_not_keep_what_is_owed_from_be
     let told = done(writer.close()).await;
     assert_eq!(told.unwrap_err().kind, Kind::Full);
     let gate = gate(&bench, "put");
+    assert!(writer.parked().is_some());
     writer.go();
     asked(&bench, "put", 2).await;
     gate.add_permits(1);
