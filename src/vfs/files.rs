@@ -118,6 +118,7 @@ impl Vfs {
         }
         let entry = node.entry.clone().ok_or(Error::new(Kind::Stale, "open"))?;
         let target = Target {
+            attempts: Vec::new(),
             place: tree
                 .place(node.parent, &node.name)
                 .unwrap_or_else(|| crate::store::Place {

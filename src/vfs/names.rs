@@ -313,6 +313,7 @@ impl Vfs {
         };
         let (path, ghost) = (tree.path(ino), tree.ghost(parent, name));
         let target = Target {
+            attempts: Vec::new(),
             place,
             path: path.clone(),
             exclusive: exclusive && ghost.is_none(),

@@ -71,6 +71,8 @@ enum Look {
     Clear,
     /// The store has exactly these bytes already.
     Ours(Entry),
+    /// An older version of ours, whose commit had failed in doubt.
+    Older(Entry),
     /// Somebody else's version has the name.
     Theirs(Entry),
 }
@@ -323,12 +325,9 @@ impl Writer {
         let (content, mut target, tried, doubt) = {
             let inner = self.lock();
             let content = inner.frozen.clone();
-            (
-                content.ok_or(Error::new(Kind::Protocol, "send"))?,
-                inner.target.clone(),
-                inner.failures > 0 || matches!(inner.session.last(), Last::Failed { .. }),
-                inner.doubt,
-            )
+            let content = content.ok_or(Error::new(Kind::Protocol, "send"))?;
+            let tried = inner.failures > 0 || matches!(inner.session.last(), Last::Failed { .. });
+            (content, inner.target.clone(), tried, inner.doubt)
         };
         let mut new = New {
             place: target.place.clone(),
@@ -367,6 +366,11 @@ impl Writer {
                     }
                     break (entry, None);
                 }
+                Look::Older(entry) => {
+                    new.replaces = Some(entry);
+                    new.exclusive = false;
+                    None
+                }
                 look => self.settle(look, &mut new, conflict)?,
             };
             let beside = theirs.is_some();
@@ -383,6 +387,7 @@ impl Writer {
                 uploads,
                 last_look: &last_look,
             };
+            self.lock().target.attempt(new.size, new.digests.clone());
             match upload::send(&load, progress).await {
                 Ok(Sent::Stored(entry)) => break (entry, theirs),
                 Ok(Sent::Theirs(found)) => look = Look::Theirs(found),
@@ -455,7 +460,7 @@ impl Writer {
         }
         match self.look_at_name(target, new, file, tried).await? {
             Look::Theirs(theirs) => Ok(Some(theirs)),
-            Look::Clear | Look::Ours(_) => Ok(None),
+            Look::Clear | Look::Ours(_) | Look::Older(_) => Ok(None),
         }
     }
 
@@ -492,6 +497,8 @@ impl Writer {
         }
         Ok(if known {
             Look::Clear
+        } else if target.attempted(&now) {
+            Look::Older(now)
         } else {
             Look::Theirs(now)
         })
@@ -730,6 +737,7 @@ impl Inner {
         self.target.removes.clear();
         self.target.exclusive = false;
         self.doubt = false;
+        self.target.attempts.clear();
     }
 
     /// The store has the frozen version: nothing is owed, and its file is only a cache.

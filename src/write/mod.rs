@@ -30,7 +30,7 @@ pub use spool::{Found, Noted, Spool, SpoolFile};
 
 use crate::error::{Error, Kind, Result};
 use crate::read::Cache;
-use crate::store::{Algo, Attrs, Entry, Place, Store};
+use crate::store::{Algo, Attrs, Digests, Entry, Place, Store};
 use bytes::Bytes;
 use content::{Content, Lower};
 use serde::{Deserialize, Serialize};
@@ -123,17 +123,43 @@ pub struct Target {
     pub exclusive: bool,
     /// Attributes to keep.
     pub attrs: Attrs,
+    /// Sizes and digests of versions whose commit was begun here: the store may have one of them though no answer
+    /// said so.
+    #[serde(default)]
+    pub attempts: Vec<(u64, Digests)>,
 }
+
+/// So many versions in doubt are remembered of a file, the latest.
+const ATTEMPTS_MAX: usize = 8;
 
 impl Target {
     /// Whether a record of the one says what one of the other does.
     fn is_recorded_as(&self, other: &Target) -> bool {
-        let looked = self.looked;
+        let (looked, attempts) = (self.looked, self.attempts.clone());
         *self
             == Target {
                 looked,
+                attempts,
                 ..other.clone()
             }
+    }
+
+    /// A commit begins, whose answer may be lost.
+    fn attempt(&mut self, size: u64, digests: Digests) {
+        let attempt = (size, digests);
+        self.attempts.retain(|other| *other != attempt);
+        self.attempts.push(attempt);
+        if self.attempts.len() > ATTEMPTS_MAX {
+            self.attempts.remove(0);
+        }
+    }
+
+    /// Whether `entry` is a version whose commit was begun, by its digest.
+    fn attempted(&self, entry: &Entry) -> bool {
+        let same = |(size, digests): &(u64, Digests)| {
+            *size == entry.size && digests.agree(&entry.digests) == Some(true)
+        };
+        self.attempts.iter().any(same)
     }
 }
 
@@ -667,7 +693,8 @@ impl Writer {
             .await;
         let (target, doubt) = {
             let inner = self.lock();
-            (inner.target.clone(), inner.doubt)
+            let doubt = inner.doubt || !inner.target.attempts.is_empty();
+            (inner.target.clone(), doubt)
         };
         let here = match doubt {
             false => target.replaces,
@@ -679,6 +706,25 @@ impl Writer {
         };
         let here = here.map(|entry| (target.place, entry));
         Ok(here.into_iter().chain(target.removes).collect())
+    }
+
+    /// Looks, if a commit failed in doubt, whether the store has its version all the same: it is then what the
+    /// next version replaces, and what goes when the name does. Asks nothing else.
+    pub async fn look_behind(&self) -> Result<()> {
+        let target = self.target();
+        if target.attempts.is_empty() {
+            return Ok(());
+        }
+        let there = match self.context.store.stat(&target.place).await {
+            Ok(entry) if target.attempted(&entry) => Some(entry),
+            Err(error) if error.kind != Kind::NotFound => return Err(error),
+            _ => None,
+        };
+        let mut inner = self.lock();
+        if let Some(entry) = there.filter(|_| inner.target.place == target.place) {
+            inner.target.replaces = Some(entry);
+        }
+        Ok(())
     }
 
     /// The next version goes elsewhere; an upload under way is sent there, and what was committed under

@@ -62,6 +62,7 @@ async fn bench_in(old: Option<&[u8]>, max: Option<u64>) -> Bench {
         None => None,
     };
     let target = Target {
+        attempts: Vec::new(),
         place,
         path: "/f".into(),
         replaces: base.as_deref().cloned(),

@@ -331,6 +331,7 @@ mod tests {
             name: name.into(),
         };
         Target {
+            attempts: Vec::new(),
             place,
             path: format!("/{name}"),
             replaces: None,

@@ -116,7 +116,6 @@ struct Model {
     /// What a name had that was moved away: who takes the name over answers for its removal, from the
     /// first close on.
     moved: BTreeMap<&'static str, Vec<Version>>,
-    doubt: bool,
 }
 
 impl Model {
@@ -197,7 +196,7 @@ impl Model {
             .extend(old.iter().cloned());
         self.moved.remove(to);
         self.also.remove(to);
-        if whole && !self.doubt {
+        if whole {
             self.also.remove(from);
         } else {
             self.also(from, old);
@@ -501,10 +500,10 @@ impl World {
                                 .block_on(walk(&self.life().vfs, from))
                                 .is_err()
                         {
-                            let (also, doubt) = (self.model.also.clone(), self.model.doubt);
-                            self.model.doubt = true;
+                            let (also, before) = (self.model.also.clone(), self.model.may(from));
                             self.model.renamed(from, to, true);
-                            self.model.doubt = doubt;
+                            self.model.also(from, before);
+                            self.model.also(to, [None]);
                             for (name, versions) in also {
                                 self.model.also(name, versions);
                             }
@@ -560,6 +559,10 @@ impl World {
                     self.model.contested.insert(name);
                 }
                 self.store.plant(name, &bytes);
+                // What was seen before is not believed at a commit then.
+                self.life()
+                    .rt
+                    .block_on(tokio::time::advance(Duration::from_secs(6)));
                 self.model.also(name, [Some(bytes.clone())]);
                 self.model.foreign.insert(name, bytes);
             }
@@ -568,7 +571,6 @@ impl World {
                 kind,
                 done,
             } => {
-                self.model.doubt |= done;
                 self.store.faults.lock().unwrap().push_back(Fault {
                     op: REQUESTS[request],
                     kind: FAULTS[kind],

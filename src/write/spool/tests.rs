@@ -5,6 +5,7 @@ use crate::store::{Attrs, Place};
 
 fn target(name: &str) -> Target {
     Target {
+        attempts: Vec::new(),
         place: Place {
             dir: "".into(),
             name: name.into(),
