@@ -500,9 +500,11 @@ impl World {
                                 .block_on(walk(&self.life().vfs, from))
                                 .is_err()
                         {
-                            let (also, before) = (self.model.also.clone(), self.model.may(from));
+                            let also = self.model.also.clone();
+                            let before = (self.model.may(from), self.model.may(to));
                             self.model.renamed(from, to, true);
-                            self.model.also(from, before);
+                            self.model.also(from, before.0);
+                            self.model.also(to, before.1);
                             self.model.also(to, [None]);
                             for (name, versions) in also {
                                 self.model.also(name, versions);
