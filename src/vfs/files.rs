@@ -156,6 +156,9 @@ impl Vfs {
         if !flags.truncate {
             self.getattr(ino).await?;
         }
+        if flags.write {
+            self.claim_name(ino).await?;
+        }
         let writer = self.hold_open(ino, flags.write)?;
         if let Some(writer) = &writer
             && let Err(error) = self.may_open(ino, writer, flags)
@@ -178,6 +181,24 @@ impl Vfs {
         };
         lock(&self.handles).insert(fh, Arc::new(handle));
         Ok(Open { fh, keep_cache })
+    }
+
+    /// Others have stored a file under a name that one of ours left and still has to remove: once that file
+    /// is written here, nothing is removed there any more, not even if it has the same bytes again.
+    async fn claim_name(&self, ino: u64) -> Result<()> {
+        let struck = {
+            let mut tree = self.tree();
+            let Some(node) = tree.get(ino) else {
+                return Ok(());
+            };
+            let (parent, name) = (node.parent, node.name.clone());
+            let ghost = tree.take_ghost(parent, &name, ino);
+            ghost.and_then(|(_, by)| by).zip(tree.place(parent, &name))
+        };
+        match struck {
+            Some((by, place)) => self.within_name_timeout("open", by.strike(&place)).await,
+            None => Ok(()),
+        }
     }
 
     /// Reads up to `size` bytes from `offset` on; less only at the end.

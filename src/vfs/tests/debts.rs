@@ -817,3 +817,23 @@ async fn a_name_goes_though_it_has_a_version_that_was_not_known() {
     bench.vfs.unlink(ROOT, "f").await.unwrap();
     assert_eq!(bench.store.paths(), Vec::<String>::new());
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_name_that_others_gave_to_a_file_which_is_written_here_is_not_removed() {
+    let bench = bench_with(Memory::new(), |options| {
+        options.temp_names = temp(&["*.tmp"]);
+        options.attr_ttl = Duration::ZERO;
+    })
+    .await;
+    write_file(&bench.vfs, ROOT, "f", b"").await;
+    bench.vfs.landed().await;
+    // Under a temporary name it is put off; the old name is left to its commit.
+    let moved = bench.vfs.rename(ROOT, "f", ROOT, "f.tmp", false).await;
+    moved.unwrap();
+    bench.store.plant("f", b"theirs");
+    // The same bytes as what is to be removed.
+    write_file(&bench.vfs, ROOT, "f", b"").await;
+    bench.vfs.drain(Duration::from_secs(600)).await;
+    assert_eq!(bench.store.paths(), ["f", "f.tmp"]);
+    assert_eq!(bench.store.content("f").unwrap(), "");
+}
