@@ -189,9 +189,6 @@ impl Vfs {
                 node.kind,
             )
         };
-        if let Some(writer) = &writer {
-            writer.look_behind().await?;
-        }
         let unsettled = writer.as_ref().is_some_and(|writer| !writer.is_settled());
         if let Some(entry) = entry
             .as_ref()
@@ -530,6 +527,5 @@ fn redirect(
     let back = back.map(|at| target.removes.swap_remove(at).1);
     target.replaces = over.or(back);
     target.looked = looked;
-    target.attempts.clear();
     target.exclusive = false;
 }

@@ -246,7 +246,8 @@ impl Vfs {
         };
         let record = unsent::record(&unsent.data)?;
         let ours = now.size == record.size && record.digests.agree(&now.digests) == Some(true);
-        if ours || replaces.is_some_and(|known| known.version == now.version) {
+        let known = replaces.is_some_and(|known| known.version == now.version);
+        if ours || known || record.target.attempted(&now) {
             return Ok(());
         }
         let error = Error::new(Kind::Conflict, "retry").at(unsent.name());
@@ -283,10 +284,7 @@ impl Vfs {
             return Err(busy("a program has it open"));
         }
         writer.unlinked(false);
-        if let Err(error) = writer.landed().await {
-            writer.revived();
-            return Err(error);
-        }
+        writer.at_rest().await;
         writer.removed();
         let mut tree = self.tree();
         match tree.get_mut(ino) {

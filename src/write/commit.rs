@@ -6,7 +6,7 @@ use super::record::{Class, Record};
 use super::session::{Action, Event, Flight, Last, Top};
 use super::spool::{Noted, SpoolFile, next_ms};
 use super::upload::{self, Load, Progress, Sent};
-use super::{After, Inner, Owed, Target, Waiter, Writer};
+use super::{After, Attempt, Inner, Owed, Target, Waiter, Writer};
 use crate::error::{Error, Kind, Result};
 use crate::store::{Attrs, Entry, Kind as EntryKind, New, Place, Sink, Store};
 use bytes::Bytes;
@@ -349,9 +349,11 @@ impl Writer {
             Some(at) => (Look::Clear, at),
             None => {
                 let now = now();
-                let look = self
-                    .look_at_name(&target, &new, &content.file, tried || doubt)
-                    .await;
+                let look = tokio::select! {
+                    biased;
+                    () = progress.stopped(false) => Err(Error::new(Kind::Cancelled, "look")),
+                    look = self.look_at_name(&target, &new, &content.file, tried || doubt) => look,
+                };
                 (look.map_err(named)?, now)
             }
         };
@@ -387,7 +389,11 @@ impl Writer {
                 uploads,
                 last_look: &last_look,
             };
-            self.lock().target.attempt(new.size, new.digests.clone());
+            self.lock().sending = (!beside).then(|| Attempt {
+                place: new.place.clone(),
+                size: new.size,
+                digests: new.digests.clone(),
+            });
             match upload::send(&load, progress).await {
                 Ok(Sent::Stored(entry)) => break (entry, theirs),
                 Ok(Sent::Theirs(found)) => look = Look::Theirs(found),
@@ -408,6 +414,13 @@ impl Writer {
                 inner.target.replaces = Some(entry.clone());
                 inner.target.looked = Some(now());
             }
+        }
+        let elsewhere = self.left_elsewhere(&target).await;
+        let elsewhere = elsewhere.map_err(|e| e.at(target.path.clone()))?;
+        if !elsewhere.is_empty() {
+            let mut inner = self.lock();
+            inner.target.removes.extend(elsewhere.iter().cloned());
+            target.removes.extend(elsewhere);
         }
         for (place, stray) in std::mem::take(&mut target.removes) {
             {
@@ -436,6 +449,23 @@ impl Writer {
                 }
             }
         }
+    }
+
+    /// What a commit has left under names that the file had before, though no answer said so.
+    pub(super) async fn left_elsewhere(&self, target: &Target) -> Result<Vec<(Place, Entry)>> {
+        let mut left: Vec<(Place, Entry)> = Vec::new();
+        for attempt in &target.attempts {
+            let known = |(place, _): &(Place, Entry)| *place == attempt.place;
+            if attempt.place == target.place || left.iter().any(known) {
+                continue;
+            }
+            match self.context.store.stat(&attempt.place).await {
+                Ok(entry) if attempt.is(&entry) => left.push((attempt.place.clone(), entry)),
+                Err(error) if error.kind != Kind::NotFound => return Err(error),
+                _ => {}
+            }
+        }
+        Ok(left)
     }
 
     /// The look right before the commit of an upload that took its time, unless the store decides
@@ -661,7 +691,14 @@ impl Writer {
         {
             let mut inner = self.lock();
             let progress = inner.progress.take();
-            inner.doubt |= progress.is_some_and(|progress| progress.is_doubtful());
+            let sending = inner.sending.take();
+            if let Some(progress) = progress {
+                inner.doubt |= progress.is_doubtful();
+                let lost = error.kind.worth_another_try() || error.kind == Kind::Cancelled;
+                if let Some(attempt) = sending.filter(|_| lost && progress.is_committing()) {
+                    inner.target.attempt(attempt);
+                }
+            }
         }
         self.step(Event::Broke(error.clone()));
         if error.kind != Kind::Cancelled

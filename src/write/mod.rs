@@ -123,10 +123,27 @@ pub struct Target {
     pub exclusive: bool,
     /// Attributes to keep.
     pub attrs: Attrs,
-    /// Sizes and digests of versions whose commit was begun here: the store may have one of them though no answer
-    /// said so.
+    /// Versions whose commit failed without an answer: the store may have one of them all the same.
     #[serde(default)]
-    pub attempts: Vec<(u64, Digests)>,
+    pub attempts: Vec<Attempt>,
+}
+
+/// A version that a store may have.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Attempt {
+    /// Where.
+    pub place: Place,
+    /// Its size in bytes.
+    pub size: u64,
+    /// Its digests.
+    pub digests: Digests,
+}
+
+impl Attempt {
+    /// Whether `entry` is it; without a common digest it is not.
+    fn is(&self, entry: &Entry) -> bool {
+        self.size == entry.size && self.digests.agree(&entry.digests) == Some(true)
+    }
 }
 
 /// So many versions in doubt are remembered of a file, the latest.
@@ -144,9 +161,7 @@ impl Target {
             }
     }
 
-    /// A commit begins, whose answer may be lost.
-    fn attempt(&mut self, size: u64, digests: Digests) {
-        let attempt = (size, digests);
+    fn attempt(&mut self, attempt: Attempt) {
         self.attempts.retain(|other| *other != attempt);
         self.attempts.push(attempt);
         if self.attempts.len() > ATTEMPTS_MAX {
@@ -154,12 +169,10 @@ impl Target {
         }
     }
 
-    /// Whether `entry` is a version whose commit was begun, by its digest.
-    fn attempted(&self, entry: &Entry) -> bool {
-        let same = |(size, digests): &(u64, Digests)| {
-            *size == entry.size && digests.agree(&entry.digests) == Some(true)
-        };
-        self.attempts.iter().any(same)
+    /// Whether `entry` at the place is a version of ours whose answer was lost.
+    pub fn attempted(&self, entry: &Entry) -> bool {
+        let here = |attempt: &&Attempt| attempt.place == self.place;
+        self.attempts.iter().filter(here).any(|one| one.is(entry))
     }
 }
 
@@ -208,6 +221,8 @@ struct Inner {
     failures: u32,
     /// A request was dropped that may have put something at the target.
     doubt: bool,
+    /// What is on its way.
+    sending: Option<Attempt>,
     /// An old name that is being removed from the store.
     removing: Option<Place>,
 }
@@ -325,6 +340,7 @@ impl Writer {
             parked: None,
             failures: 0,
             doubt: false,
+            sending: None,
             removing: None,
         };
         Arc::new(Writer {
@@ -691,12 +707,14 @@ impl Writer {
     pub async fn landed(&self) -> Result<Vec<(Place, Entry)>> {
         self.until(|inner| !inner.session.flight().is_moving())
             .await;
-        let (target, doubt) = {
+        let (mut target, doubt) = {
             let inner = self.lock();
-            let doubt = inner.doubt || !inner.target.attempts.is_empty();
-            (inner.target.clone(), doubt)
+            (inner.target.clone(), inner.doubt)
         };
-        let here = match doubt {
+        let elsewhere = self.left_elsewhere(&target).await?;
+        target.removes.extend(elsewhere);
+        let here = |attempt: &Attempt| attempt.place == target.place;
+        let here = match doubt || target.attempts.iter().any(here) {
             false => target.replaces,
             true => match self.context.store.stat(&target.place).await {
                 Ok(entry) => Some(entry),
@@ -706,25 +724,6 @@ impl Writer {
         };
         let here = here.map(|entry| (target.place, entry));
         Ok(here.into_iter().chain(target.removes).collect())
-    }
-
-    /// Looks, if a commit failed in doubt, whether the store has its version all the same: it is then what the
-    /// next version replaces, and what goes when the name does. Asks nothing else.
-    pub async fn look_behind(&self) -> Result<()> {
-        let target = self.target();
-        if target.attempts.is_empty() {
-            return Ok(());
-        }
-        let there = match self.context.store.stat(&target.place).await {
-            Ok(entry) if target.attempted(&entry) => Some(entry),
-            Err(error) if error.kind != Kind::NotFound => return Err(error),
-            _ => None,
-        };
-        let mut inner = self.lock();
-        if let Some(entry) = there.filter(|_| inner.target.place == target.place) {
-            inner.target.replaces = Some(entry);
-        }
-        Ok(())
     }
 
     /// The next version goes elsewhere; an upload under way is sent there, and what was committed under
@@ -759,6 +758,10 @@ impl Writer {
             .target
             .removes
             .retain(|(there, _)| there != place);
+        self.lock()
+            .target
+            .attempts
+            .retain(|one| one.place != *place);
         let is_free = |inner: &Inner| inner.removing.as_ref() != Some(place);
         self.until(|inner| !inner.session.is_moving() && is_free(inner))
             .await;

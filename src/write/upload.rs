@@ -26,6 +26,7 @@ pub(super) struct Progress {
     cancelled: AtomicBool,
     abandoned: AtomicBool,
     doubtful: AtomicBool,
+    committing: AtomicBool,
     wake: Notify,
 }
 
@@ -48,6 +49,15 @@ impl Progress {
         self.doubtful.load(Ordering::Acquire)
     }
 
+    /// Whether a request was sent that stores the content, if it arrives.
+    pub(super) fn is_committing(&self) -> bool {
+        self.committing.load(Ordering::Acquire)
+    }
+
+    fn commits(&self) {
+        self.committing.store(true, Ordering::Release);
+    }
+
     fn check(&self) -> Result<()> {
         if self.cancelled.load(Ordering::Acquire) {
             return Err(Error::new(Kind::Cancelled, "upload"));
@@ -56,7 +66,7 @@ impl Progress {
     }
 
     /// Returns when work is to be stopped that is (`commits`), or is not, a commit by itself.
-    async fn stopped(&self, commits: bool) {
+    pub(super) async fn stopped(&self, commits: bool) {
         let asked = if commits {
             &self.abandoned
         } else {
@@ -110,6 +120,7 @@ pub(super) async fn send(load: &Load<'_>, progress: &Progress) -> Result<Sent> {
     }
     progress.check()?;
     let whole = if new.size <= store.caps().one_shot_max {
+        progress.commits();
         tokio::select! {
             biased;
             () = progress.stopped(true) => return Err(progress.dropped()),
@@ -204,6 +215,9 @@ async fn once(load: &Load<'_>, up: &Upload, progress: &Progress) -> Result<Sent>
     {
         return Ok(Sent::Theirs(theirs));
     }
+    if up.whole {
+        progress.commits();
+    }
     let mut receipts: Vec<Receipt> = Vec::with_capacity(parts.len());
     let mut flying = FuturesUnordered::new();
     let mut waiting = parts.iter();
@@ -242,6 +256,7 @@ async fn once(load: &Load<'_>, up: &Upload, progress: &Progress) -> Result<Sent>
         // From here on it cannot be cancelled: the store may have it whatever we do.
         progress.check()?;
     }
+    progress.commits();
     let tail = tail.as_ref().map(|part| (part, source));
     let stored = store.finish(up, new, &receipts, tail).await?;
     Ok(Sent::Stored(stored))

@@ -823,6 +823,7 @@ async fn a_name_that_others_gave_to_a_file_which_is_written_here_is_not_removed(
     let bench = bench_with(Memory::new(), |options| {
         options.temp_names = temp(&["*.tmp"]);
         options.attr_ttl = Duration::ZERO;
+        options.negative_ttl = Duration::ZERO;
     })
     .await;
     write_file(&bench.vfs, ROOT, "f", b"").await;
@@ -831,8 +832,10 @@ async fn a_name_that_others_gave_to_a_file_which_is_written_here_is_not_removed(
     let moved = bench.vfs.rename(ROOT, "f", ROOT, "f.tmp", false).await;
     moved.unwrap();
     bench.store.plant("f", b"theirs");
+    tokio::time::advance(Duration::from_secs(6)).await;
     // The same bytes as what is to be removed.
-    write_file(&bench.vfs, ROOT, "f", b"").await;
+    let (_, open) = bench.vfs.create(ROOT, "f", 0o644, TRUNC).await.unwrap();
+    close(&bench.vfs, open.fh).await.unwrap();
     bench.vfs.drain(Duration::from_secs(600)).await;
     assert_eq!(bench.store.paths(), ["f", "f.tmp"]);
     assert_eq!(bench.store.content("f").unwrap(), "");

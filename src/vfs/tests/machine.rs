@@ -573,7 +573,8 @@ impl World {
                 self.store.faults.lock().unwrap().push_back(Fault {
                     op: REQUESTS[request],
                     kind: FAULTS[kind],
-                    done: done && ["put", "finish"].contains(&REQUESTS[request]),
+                    // What was refused was not done.
+                    done: done && kind < 3 && ["put", "finish"].contains(&REQUESTS[request]),
                 });
             }
             Step::Snag { request } => {
