@@ -185,6 +185,8 @@ pub(super) struct Session<W> {
     /// Only created or cut, and closed once: durable in the spool, published at the last close.
     shy: bool,
     next_shy: bool,
+    /// The version that is owed is so, and another was sealed after it.
+    debt_shy: bool,
     /// Why the version being written is not what its program meant.
     spoilt: Option<Error>,
     /// Waiting for the version on its way.
@@ -216,6 +218,7 @@ impl<W> Default for Session<W> {
             stuck: false,
             shy: false,
             next_shy: false,
+            debt_shy: false,
             spoilt: None,
             waiting: Vec::new(),
             next: Vec::new(),
@@ -367,6 +370,7 @@ impl<W> Session<W> {
                 if self.open > 0 {
                     return Vec::new();
                 }
+                self.debt_shy = false;
                 if std::mem::take(&mut self.shy) && self.flight == Flight::Parked && !self.deferred
                 {
                     return self.on(Event::Go);
@@ -568,11 +572,12 @@ impl<W> Session<W> {
             actions.push(Action::Persist);
         } else if self.debt {
             // Its bytes may not fit beside those that are owed: these go first.
-            self.top = if std::mem::take(&mut self.shy) {
-                Top::Touched
-            } else {
-                Top::Written
-            };
+            if !self.shy {
+                self.top = Top::Written;
+            } else if self.top == Top::Same {
+                self.top = Top::Touched;
+            }
+            self.shy = self.debt_shy;
             (self.flight, self.kept, self.stuck) = (Flight::Parked, true, true);
             actions.extend([Action::Unseal, Action::Later(error)]);
         } else {
@@ -692,8 +697,10 @@ impl<W> Session<W> {
         }
         if !self.next.is_empty() || (self.open == 0 && self.top != Top::Same && !self.stuck) {
             self.waiting = std::mem::take(&mut self.next);
-            self.top = Top::Same;
-            self.kept = false;
+            if self.kept {
+                self.debt_shy = self.shy;
+            }
+            (self.top, self.kept, self.stuck) = (Top::Same, false, false);
             self.shy = std::mem::take(&mut self.next_shy);
             self.flight = Flight::Sealing;
             return vec![Action::Seal];

@@ -617,11 +617,14 @@ impl SpoolFile {
         self.write_stamped(record, stamp)
     }
 
-    /// Writes every byte once more, compared with its checksum, so that the next sync is of all of them.
+    /// Writes every byte once more, compared with its checksum, so that the next sync is of all of them. Who
+    /// reads does not wait, as nothing changes; who writes waits for one block.
     fn rewrite(&self) -> Result<()> {
-        let sums = self.sums.write().unwrap_or_else(PoisonError::into_inner);
-        for (block, sum) in sums.iter() {
-            let bytes = self.checked(block, sum)?;
+        let sums = || self.sums.read().unwrap_or_else(PoisonError::into_inner);
+        let blocks: Vec<u64> = sums().iter().map(|(block, _)| block).collect();
+        for block in blocks {
+            let sums = sums();
+            let bytes = self.checked(block, sums.get(block))?;
             let written = self
                 .file()
                 .and_then(|file| file.write_all_at(&bytes, block * BLOCK));

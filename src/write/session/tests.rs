@@ -633,6 +633,103 @@ fn what_is_owed_leaves_first_if_what_follows_it_cannot_be_made_durable() {
     }
 }
 
+/// A session that answers by the spool, after these events.
+fn spool_session(events: Vec<Event<u32>>) -> Session<u32> {
+    let mut session = Session {
+        promise: Promise::Spool,
+        ..Session::default()
+    };
+    for event in events {
+        session.on(event);
+    }
+    session
+}
+
+#[test]
+fn what_was_only_cut_waits_for_the_last_close_also_if_what_follows_it_cannot_be_kept() {
+    let cut = || vec![Opened, Touched, Close(1), Sealed, Kept];
+    let mut session = spool_session(cut());
+    for _ in 0..2 {
+        session.on(Wrote);
+        assert_eq!(say(&session.on(Sync(2))), "seal");
+        assert_eq!(say(&session.on(Sealed)), "persist");
+        assert_eq!(
+            say(&session.on(broke(Kind::Full))),
+            "Full[2] unseal later(Full)"
+        );
+        assert_eq!(say(&session.on(Go)), "", "it is open");
+    }
+    assert_eq!(say(&session.on(Released)), "send");
+    assert_eq!(say(&session.on(Sent)), "seal");
+
+    // Closed since, or asked for: it is as good as written.
+    let closed = vec![Released, broke(Kind::Broken), Opened];
+    let synced = vec![Sync(3), broke(Kind::Broken)];
+    let closed_late = vec![Wrote, Sync(3), Released, Opened, broke(Kind::Full)];
+    for since in [closed, synced, closed_late] {
+        let mut session = spool_session(cut().into_iter().chain(since).collect());
+        for event in [Wrote, Sync(2), broke(Kind::Full)] {
+            session.on(event);
+        }
+        assert_eq!(say(&session.on(Go)), "send");
+    }
+}
+
+#[test]
+fn what_was_written_while_a_cut_version_could_not_be_kept_is_answered_by_the_store() {
+    for sealed in [false, true] {
+        let mut session: Session<u32> = Session::default();
+        for event in [Opened, Wrote, Released, Sealed, Kept, broke(Kind::Broken)] {
+            session.on(event);
+        }
+        for event in [Opened, Touched, Close(1)] {
+            session.on(event);
+        }
+        if sealed {
+            assert_eq!(say(&session.on(Sealed)), "persist");
+        }
+        session.on(Wrote);
+        let said = say(&session.on(broke(Kind::Full)));
+        assert_eq!(said, "Full[1] unseal later(Full)");
+        assert_eq!(session.top(), Top::Written);
+        assert_eq!(say(&session.on(Close(2))), "seal");
+        assert_eq!(say(&session.on(Sealed)), "send");
+        assert_eq!(say(&session.on(Sent)), "ok[2]");
+    }
+}
+
+#[test]
+fn what_could_be_made_durable_at_last_and_lost_its_name_leaves_nothing_to_keep() {
+    let mut session = spool_session(vec![Opened, Wrote, Close(1), Sealed, Kept]);
+    for event in [broke(Kind::Broken), Wrote, Close(2), broke(Kind::Full)] {
+        session.on(event);
+    }
+    assert_eq!(say(&session.on(Close(3))), "seal");
+    assert_eq!(say(&session.on(Sealed)), "persist");
+    assert_eq!(say(&session.on(Kept)), "ok[3] send");
+    assert_eq!(say(&session.on(Released)), "");
+    let error = Kind::Conflict.into();
+    assert_eq!(say(&session.on(Diverted { error, open: false })), "rest");
+    assert!(session.is_settled());
+    assert_eq!(session.tell().map(|e| e.kind), Some(Kind::Conflict));
+}
+
+#[test]
+fn what_follows_an_owed_version_goes_where_that_went_if_it_is_still_ours() {
+    let mut session = spool_session(vec![Opened, Wrote, Close(1), Sealed, Kept]);
+    for event in [broke(Kind::Broken), Wrote, Close(2), broke(Kind::Full)] {
+        session.on(event);
+    }
+    assert_eq!(say(&session.on(Released)), "");
+    assert_eq!(say(&session.on(Go)), "send");
+    let error = Kind::Conflict.into();
+    assert_eq!(say(&session.on(Diverted { error, open: true })), "seal");
+    assert_eq!(say(&session.on(Sealed)), "persist");
+    assert_eq!(say(&session.on(Kept)), "send");
+    assert_eq!(say(&session.on(Sent)), "rest");
+    assert_eq!(session.tell().map(|e| e.kind), Some(Kind::Conflict));
+}
+
 #[test]
 fn what_follows_an_owed_version_that_lost_its_name_is_not_sent_over_the_winner() {
     let mut session: Session<u32> = Session::default();

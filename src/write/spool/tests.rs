@@ -107,6 +107,24 @@ fn after_a_failed_sync_nothing_is_promised_before_all_bytes_were_compared_and_wr
 }
 
 #[test]
+fn bytes_that_are_written_again_after_a_failed_sync_can_be_read_meanwhile() {
+    let dir = tempfile::tempdir().unwrap();
+    let (spool, _) = open(&dir, None);
+    let file = spool.create(&target("a")).unwrap();
+    file.write_at(&[7; 100_000], 0, 100_000).unwrap();
+    let reader = file.sums.read().unwrap();
+    let (done, is_done) = std::sync::mpsc::channel();
+    std::thread::scope(|scope| {
+        scope.spawn(|| done.send(file.rewrite()));
+        // Only a rewrite that waits for the reader takes this long.
+        let rewritten = is_done.recv_timeout(std::time::Duration::from_secs(20));
+        drop(reader);
+        rewritten.expect("it waits for a reader").unwrap();
+    });
+    assert!(file.read_at(0..100_000).unwrap() == [7; 100_000][..]);
+}
+
+#[test]
 fn beyond_the_budget_a_write_is_enospc_and_room_comes_back() {
     let dir = tempfile::tempdir().unwrap();
     let (spool, _) = open(&dir, Some(10));
