@@ -196,7 +196,10 @@ impl Vfs {
             ghost.and_then(|(_, by)| by).zip(tree.place(parent, &name))
         };
         match struck {
-            Some((by, place)) => self.within_name_timeout("open", by.strike(&place)).await,
+            Some((by, place)) => {
+                let struck = self.within_name_timeout("open", by.strike(&place));
+                struck.await.map(drop)
+            }
             None => Ok(()),
         }
     }

@@ -239,8 +239,10 @@ impl Vfs {
         let copier = writer.clone();
         let rest = async move {
             let writer = copier;
-            if let Some(by) = struck {
-                by.strike(&there).await?;
+            if let Some(by) = struck
+                && let Some(entry) = by.strike(&there).await?
+            {
+                writer.inherit(entry);
             }
             noted.await?;
             // With a write or an upload under way, that commit is the copy. Else it is made now: from the

@@ -270,8 +270,11 @@ impl Vfs {
             if let Some((writer, struck)) = &made {
                 writer.touched()?;
                 if let Some(by) = struck {
-                    self.within_name_timeout("create", by.strike(&writer.target().place))
-                        .await?;
+                    let place = writer.target().place;
+                    let arrived = self.within_name_timeout("create", by.strike(&place));
+                    if let Some(entry) = arrived.await? {
+                        writer.inherit(entry);
+                    }
                 }
             }
             self.open(ino, flags).await

@@ -753,19 +753,32 @@ impl Writer {
 
     /// Another file has `place` from now on: the commit no longer removes what is there. Returns when that is
     /// durable, no commit is under way that does not know it, and no removal of `place`.
-    pub async fn strike(&self, place: &Place) -> Result<()> {
-        self.lock()
-            .target
-            .removes
-            .retain(|(there, _)| there != place);
-        self.lock()
-            .target
-            .attempts
-            .retain(|one| one.place != *place);
+    pub async fn strike(&self, place: &Place) -> Result<Option<Entry>> {
+        self.unlist(place);
         let is_free = |inner: &Inner| inner.removing.as_ref() != Some(place);
         self.until(|inner| !inner.session.is_moving() && is_free(inner))
             .await;
-        self.note_owed().await
+        // What was on its way there meanwhile.
+        let arrived = self.unlist(place);
+        self.note_owed().await?;
+        Ok(arrived)
+    }
+
+    fn unlist(&self, place: &Place) -> Option<Entry> {
+        let target = &mut self.lock().target;
+        target.attempts.retain(|one| one.place != *place);
+        let at = target
+            .removes
+            .iter()
+            .position(|(there, _)| there == place)?;
+        Some(target.removes.swap_remove(at).1)
+    }
+
+    /// Takes over what another file of ours has left at the place: it is replaced.
+    pub fn inherit(&self, entry: Entry) {
+        let target = &mut self.lock().target;
+        target.replaces = Some(entry);
+        target.exclusive = false;
     }
 
     /// Makes a change of the target durable, if anything is owed.
