@@ -322,12 +322,12 @@ impl Writer {
 
     async fn send(self: &Arc<Self>, progress: &Progress) -> Result<()> {
         let started = Instant::now();
-        let (content, mut target, tried, doubt) = {
+        let (content, mut target, tried) = {
             let inner = self.lock();
             let content = inner.frozen.clone();
             let content = content.ok_or(Error::new(Kind::Protocol, "send"))?;
             let tried = inner.failures > 0 || matches!(inner.session.last(), Last::Failed { .. });
-            (content, inner.target.clone(), tried, inner.doubt)
+            (content, inner.target.clone(), tried)
         };
         let mut new = New {
             place: target.place.clone(),
@@ -338,13 +338,9 @@ impl Writer {
             replaces: target.replaces.clone(),
             exclusive: target.exclusive,
         };
-        // What the power cut brought back may be older than what has the name now.
-        let conflict = match self.context.conflict {
-            Conflict::Overwrite if content.file.is_left() => Conflict::KeepBoth,
-            set => set,
-        };
         let named = |error: Error| error.at(target.path.clone());
         let (store, uploads) = (&*self.context.store, self.context.uploads);
+        let doubt = target.in_doubt();
         let (mut look, looked) = match target.looked.filter(|&at| is_recent(at) && !doubt) {
             Some(at) => (Look::Clear, at),
             None => {
@@ -373,13 +369,13 @@ impl Writer {
                     new.exclusive = false;
                     None
                 }
-                look => self.settle(look, &mut new, conflict)?,
+                look => self.settle(look, &mut new, &content.file)?,
             };
             let beside = theirs.is_some();
             let last_look = || match beside {
                 true => std::future::ready(Ok(None)).boxed(),
                 false => self
-                    .last_look(&target, &new, &content.file, tried, looked, conflict)
+                    .last_look(&target, &new, &content.file, tried, looked)
                     .boxed(),
             };
             let load = Load {
@@ -417,10 +413,13 @@ impl Writer {
         }
         let elsewhere = self.left_elsewhere(&target).await;
         let elsewhere = elsewhere.map_err(|e| e.at(target.path.clone()))?;
-        if !elsewhere.is_empty() {
+        for stray in elsewhere {
             let mut inner = self.lock();
-            inner.target.removes.extend(elsewhere.iter().cloned());
-            target.removes.extend(elsewhere);
+            // Unless it was struck off meanwhile.
+            if inner.target.attempts.iter().any(|one| one.place == stray.0) {
+                inner.target.removes.push(stray.clone());
+                target.removes.push(stray);
+            }
         }
         for (place, stray) in std::mem::take(&mut target.removes) {
             {
@@ -456,7 +455,10 @@ impl Writer {
         let mut left: Vec<(Place, Entry)> = Vec::new();
         for attempt in &target.attempts {
             let known = |(place, _): &(Place, Entry)| *place == attempt.place;
-            if attempt.place == target.place || left.iter().any(known) {
+            if attempt.place == target.place
+                || attempt.digests.0.is_empty()
+                || left.iter().any(known)
+            {
                 continue;
             }
             match self.context.store.stat(&attempt.place).await {
@@ -477,13 +479,13 @@ impl Writer {
         file: &SpoolFile,
         tried: bool,
         looked: Instant,
-        conflict: Conflict,
     ) -> Result<Option<Entry>> {
         let caps = self.context.store.caps();
         let decided = if new.exclusive {
             caps.exclusive_create
         } else {
-            conflict == Conflict::Overwrite || (caps.conditional_replace && new.replaces.is_some())
+            self.conflict(file) == Conflict::Overwrite
+                || (caps.conditional_replace && new.replaces.is_some())
         };
         if decided || is_recent(looked) {
             return Ok(None);
@@ -558,8 +560,17 @@ impl Writer {
         Ok(true)
     }
 
+    /// What is done about somebody else's version when the bytes of `file` are sent.
+    fn conflict(&self, file: &SpoolFile) -> Conflict {
+        match self.context.conflict {
+            // What a power cut brought back may be older than what has the name now.
+            Conflict::Overwrite if file.is_left() => Conflict::KeepBoth,
+            set => set,
+        }
+    }
+
     /// Decides about somebody else's version; returns it if ours goes beside it.
-    fn settle(&self, look: Look, new: &mut New, conflict: Conflict) -> Result<Option<Entry>> {
+    fn settle(&self, look: Look, new: &mut New, file: &SpoolFile) -> Result<Option<Entry>> {
         let Look::Theirs(theirs) = look else {
             return Ok(None);
         };
@@ -569,7 +580,7 @@ impl Writer {
         }
         // What was promised cannot be refused any more: it is a conflict like any other.
         new.exclusive = false;
-        match conflict {
+        match self.conflict(file) {
             Conflict::Overwrite => {
                 new.replaces = Some(theirs);
                 Ok(None)
@@ -692,12 +703,12 @@ impl Writer {
             let mut inner = self.lock();
             let progress = inner.progress.take();
             let sending = inner.sending.take();
-            if let Some(progress) = progress {
-                inner.doubt |= progress.is_doubtful();
-                let lost = error.kind.worth_another_try() || error.kind == Kind::Cancelled;
-                if let Some(attempt) = sending.filter(|_| lost && progress.is_committing()) {
-                    inner.target.attempt(attempt);
-                }
+            let lost = error.kind.worth_another_try() || error.kind == Kind::Cancelled;
+            if let Some(attempt) = sending
+                && lost
+                && progress.is_some_and(|progress| progress.is_committing())
+            {
+                inner.target.attempt(attempt);
             }
         }
         self.step(Event::Broke(error.clone()));
@@ -773,7 +784,6 @@ impl Inner {
         self.target.looked = Some(now());
         self.target.removes.clear();
         self.target.exclusive = false;
-        self.doubt = false;
         self.target.attempts.clear();
     }
 

@@ -123,7 +123,7 @@ pub struct Target {
     pub exclusive: bool,
     /// Attributes to keep.
     pub attrs: Attrs,
-    /// Versions whose commit failed without an answer: the store may have one of them all the same.
+    /// Versions whose commit ended without an answer, or in an earlier process: the store may have one of them.
     #[serde(default)]
     pub attempts: Vec<Attempt>,
 }
@@ -167,6 +167,11 @@ impl Target {
         if self.attempts.len() > ATTEMPTS_MAX {
             self.attempts.remove(0);
         }
+    }
+
+    /// Whether the place may have a version of ours that is not known.
+    fn in_doubt(&self) -> bool {
+        self.attempts.iter().any(|one| one.place == self.place)
     }
 
     /// Whether `entry` at the place is a version of ours whose answer was lost.
@@ -219,8 +224,6 @@ struct Inner {
     /// Since when it is parked, and how many tries failed in a row.
     parked: Option<Instant>,
     failures: u32,
-    /// A request was dropped that may have put something at the target.
-    doubt: bool,
     /// What is on its way.
     sending: Option<Attempt>,
     /// An old name that is being removed from the store.
@@ -260,7 +263,12 @@ impl Writer {
             inner.owed = inner.frozen.clone().map(|content| Owed { content, number });
             inner.sealed = number;
             // The earlier process may have sent it.
-            inner.doubt = true;
+            let earlier = Attempt {
+                place: record.target.place.clone(),
+                size: record.size,
+                digests: record.digests.clone(),
+            };
+            inner.target.attempt(earlier);
             inner.session.on(Event::Adopted);
         }
         Ok(writer)
@@ -339,7 +347,6 @@ impl Writer {
             written: None,
             parked: None,
             failures: 0,
-            doubt: false,
             sending: None,
             removing: None,
         };
@@ -707,14 +714,10 @@ impl Writer {
     pub async fn landed(&self) -> Result<Vec<(Place, Entry)>> {
         self.until(|inner| !inner.session.flight().is_moving())
             .await;
-        let (mut target, doubt) = {
-            let inner = self.lock();
-            (inner.target.clone(), inner.doubt)
-        };
+        let mut target = self.target();
         let elsewhere = self.left_elsewhere(&target).await?;
         target.removes.extend(elsewhere);
-        let here = |attempt: &Attempt| attempt.place == target.place;
-        let here = match doubt || target.attempts.iter().any(here) {
+        let here = match target.in_doubt() {
             false => target.replaces,
             true => match self.context.store.stat(&target.place).await {
                 Ok(entry) => Some(entry),
@@ -752,7 +755,8 @@ impl Writer {
     }
 
     /// Another file has `place` from now on: the commit no longer removes what is there. Returns when that is
-    /// durable, no commit is under way that does not know it, and no removal of `place`.
+    /// durable, no commit is under way that does not know it, and no removal of `place`; with what a commit
+    /// has put there meanwhile.
     pub async fn strike(&self, place: &Place) -> Result<Option<Entry>> {
         self.unlist(place);
         let is_free = |inner: &Inner| inner.removing.as_ref() != Some(place);

@@ -25,7 +25,6 @@ pub(super) struct Progress {
     pub(super) sent: AtomicU64,
     cancelled: AtomicBool,
     abandoned: AtomicBool,
-    doubtful: AtomicBool,
     committing: AtomicBool,
     wake: Notify,
 }
@@ -38,15 +37,10 @@ impl Progress {
     }
 
     /// Asks to stop at once: also a request that is upload and commit in one is not waited for. What
-    /// that has done is [doubtful](Progress::is_doubtful) then.
+    /// that has done is unknown then.
     pub(super) fn abandon(&self) {
         self.abandoned.store(true, Ordering::Release);
         self.cancel();
-    }
-
-    /// Whether a request was dropped that may have stored the content all the same.
-    pub(super) fn is_doubtful(&self) -> bool {
-        self.doubtful.load(Ordering::Acquire)
     }
 
     /// Whether a request was sent that stores the content, if it arrives.
@@ -80,12 +74,11 @@ impl Progress {
             wake.await;
         }
     }
+}
 
-    /// What a request that was a commit by itself ends with when it was abandoned.
-    fn dropped(&self) -> Error {
-        self.doubtful.store(true, Ordering::Release);
-        Error::new(Kind::Cancelled, "upload").said("its outcome is unknown")
-    }
+/// What a request that was a commit by itself ends with when it was abandoned.
+fn dropped() -> Error {
+    Error::new(Kind::Cancelled, "upload").said("its outcome is unknown")
 }
 
 /// How an upload ended that did not fail.
@@ -123,7 +116,7 @@ pub(super) async fn send(load: &Load<'_>, progress: &Progress) -> Result<Sent> {
         progress.commits();
         tokio::select! {
             biased;
-            () = progress.stopped(true) => return Err(progress.dropped()),
+            () = progress.stopped(true) => return Err(dropped()),
             stored = store.put(new, source) => Some(stored),
         }
     } else {
@@ -231,7 +224,7 @@ async fn once(load: &Load<'_>, up: &Upload, progress: &Progress) -> Result<Sent>
             biased;
             () = progress.stopped(up.whole) => {
                 return Err(if up.whole {
-                    progress.dropped()
+                    dropped()
                 } else {
                     Error::new(Kind::Cancelled, "upload")
                 });
