@@ -12,6 +12,18 @@ use std::io::Write;
 use std::os::unix::fs::MetadataExt;
 
 #[test]
+fn the_device_of_a_mount_is_known_though_its_process_does_not_answer() {
+    given().with("attr_ttl", "0s").mounted(|m| {
+        let root = m.at("");
+        m.signal(Signal::STOP);
+        let (major, minor) = assetfs::fuse::device_of(&root).unwrap();
+        m.signal(Signal::CONT);
+        let device = std::fs::metadata(&root).unwrap().dev();
+        assert_eq!(rustix::fs::makedev(major, minor), device);
+    });
+}
+
+#[test]
 fn changes_of_others_become_visible_after_attr_ttl() {
     given()
         .with("attr_ttl", "0s")

@@ -8,7 +8,7 @@ mod answer;
 mod dirs;
 mod mount;
 
-pub use mount::{MountOptions, Mounted, mount};
+pub use mount::{MountOptions, Mounted, device_of, mount};
 
 use crate::error::Kind;
 use crate::vfs::{Change, OpenFlags, Statfs, TimeSet, Vfs};

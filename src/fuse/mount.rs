@@ -85,16 +85,24 @@ pub fn mount(
 /// The kernel's own read-ahead on the mount, in KiB: one request then asks for as much as a request can.
 const READAHEAD_KIB: u32 = 1024;
 
+/// The device number of what is mounted there, major and minor, without a question to who serves it. A process
+/// that waits for its own answer and is killed meanwhile can never end: the kernel waits for the answer, and
+/// the mount for the process.
+///
+/// # Errors
+/// Those of statx(2).
+pub fn device_of(mountpoint: &Path) -> std::io::Result<(u32, u32)> {
+    use rustix::fs::{AtFlags, CWD, StatxFlags};
+    let from_memory = AtFlags::STATX_DONT_SYNC;
+    let stat = rustix::fs::statx(CWD, mountpoint, from_memory, StatxFlags::empty())?;
+    Ok((stat.stx_dev_major, stat.stx_dev_minor))
+}
+
 /// The kernel offers 128 KiB at most in the handshake; more is a matter of the device, and needs root.
 fn widen_readahead(mountpoint: &Path) {
-    // Only the mount itself is asked, from memory.
-    let Ok(stat) = rustix::fs::stat(mountpoint) else {
+    let Ok((major, minor)) = device_of(mountpoint) else {
         return;
     };
-    let (major, minor) = (
-        rustix::fs::major(stat.st_dev),
-        rustix::fs::minor(stat.st_dev),
-    );
     let knob = format!("/sys/class/bdi/{major}:{minor}/read_ahead_kb");
     if let Err(error) = std::fs::write(&knob, READAHEAD_KIB.to_string()) {
         log::debug!("{knob}: {error}");
