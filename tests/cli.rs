@@ -112,7 +112,12 @@ fn a_word_that_is_no_source_is_answered_with_what_would_be_one() {
         "did you mean proget+https://h/endpoints/f",
     );
     assert_eq!(err.lines().count(), 1, "{err}");
-    home().refuses("box:", &[], "not yet built into this version");
+    home().refuses(
+        "solar+https://h/api",
+        &[],
+        "not yet built into this version",
+    );
+    home().refuses("box://h/a", &[], "no folder of an account");
     home().refuses("files", &[], "has no table [remote.files]");
 }
 

@@ -11,6 +11,7 @@ use assetfs::config::{Env, File, Given, Settings, resolve};
 use assetfs::error::Kind;
 use assetfs::http::{Credential, Secret};
 use assetfs::serve::{ENTITY, EXAMPLE, FORMAT};
+use assetfs::store::boxcom::{self, BoxCom};
 use assetfs::store::iotfile::{self, IotFile};
 use assetfs::store::proget::{Auth, Config, ProGet};
 use assetfs::store::{Algo, At, Caps, Keeps, Store};
@@ -74,9 +75,12 @@ fn errno(kind: Kind) -> &'static str {
     }
 }
 
-fn mib(bytes: u64) -> String {
-    assert_eq!(bytes % (1 << 20), 0);
-    format!("{} MiB", bytes >> 20)
+/// What goes in one request: a setting, or what the service says.
+fn one_shot(bytes: u64) -> String {
+    match bytes % (1 << 20) {
+        0 => format!("up to {} MiB (`part_size`)", bytes >> 20),
+        _ => format!("up to {bytes} bytes"),
+    }
 }
 
 fn algo(algo: Algo) -> &'static str {
@@ -140,10 +144,7 @@ fn meanings(caps: &Caps) -> Vec<(&'static str, String)> {
         }
     };
     vec![
-        (
-            "content in one request",
-            format!("up to {} (`part_size`)", mib(*one_shot_max)),
-        ),
+        ("content in one request", one_shot(*one_shot_max)),
         ("the size must be known", told(size_at)),
         (
             "the digest must be known",
@@ -209,11 +210,17 @@ fn meanings(caps: &Caps) -> Vec<(&'static str, String)> {
         ),
         (
             "rename onto an existing file",
-            either(
-                *rename_replaces,
-                "native",
-                "emulated: a commit that replaces it, then removal of the old name",
-            ),
+            match (*rename_file, *rename_replaces) {
+                (_, true) => "native".to_owned(),
+                (true, false) => {
+                    "emulated: the old one is put aside, then removed; a file that is not sent yet goes \
+                     over it as a new version"
+                        .to_owned()
+                }
+                (false, false) => {
+                    "emulated: a commit that replaces it, then removal of the old name".to_owned()
+                }
+            },
         ),
         ("empty directories", kept(*empty_dirs)),
         (
@@ -252,9 +259,14 @@ fn meanings(caps: &Caps) -> Vec<(&'static str, String)> {
         ),
         (
             "largest file",
-            size_max.map_or("not told".to_owned(), |max| {
-                format!("{max} bytes, then {}", refused(Kind::TooLarge))
-            }),
+            match size_max {
+                Some(max) => format!("{max} bytes, then {}", refused(Kind::TooLarge)),
+                // An account tells it together with its quota.
+                None if *space => {
+                    format!("as the account tells, then {}", refused(Kind::TooLarge))
+                }
+                None => "not told".to_owned(),
+            },
         ),
         (
             "mtime",
@@ -292,19 +304,29 @@ fn iotfile() -> IotFile {
     IotFile::new(config.unwrap()).unwrap()
 }
 
+fn boxcom() -> BoxCom {
+    let root = boxcom::Root {
+        id: "0".to_owned(),
+        path: String::new(),
+    };
+    BoxCom::new(boxcom::Config::new(root, boxcom::Auth::Anonymous).unwrap()).unwrap()
+}
+
 #[test]
 fn the_table_of_capabilities_is_what_the_stores_say() {
-    let (store, iotfile) = (proget(), iotfile());
+    let (store, boxcom, iotfile) = (proget(), boxcom(), iotfile());
     let mut want = String::from(
         "| capability | ProGet | Box | IoT File Service | Solar |\n| --- | --- | --- | --- | --- |\n",
     );
-    let both = meanings(store.caps())
+    let all = meanings(store.caps())
         .into_iter()
+        .zip(meanings(boxcom.caps()))
         .zip(meanings(iotfile.caps()));
-    for ((what, how), (_, iot)) in both {
-        writeln!(want, "| {what} | {how} | not yet | {iot} | not yet |").unwrap();
+    for (((what, how), (_, boxed)), (_, iot)) in all {
+        writeln!(want, "| {what} | {how} | {boxed} | {iot} | not yet |").unwrap();
     }
     assert_eq!(store.caps().name, "ProGet");
+    assert_eq!(boxcom.caps().name, "Box");
     assert_eq!(iotfile.caps().name, "IoT File Service");
     holds("capabilities", &want);
 }

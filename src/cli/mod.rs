@@ -5,6 +5,7 @@
 mod background;
 mod control;
 mod logging;
+mod login;
 mod mount;
 mod mountpoint;
 mod progress;
@@ -65,6 +66,8 @@ enum Command {
     Unsent(unsent::UnsentArgs),
     /// Speak a store's API over a folder, to try everything without an account
     Serve(serve::ServeArgs),
+    /// Log in to Box in a browser of this machine; later mounts use what comes of it
+    Login(login::LoginArgs),
     /// Print the completions of a shell
     Completions {
         /// The shell
@@ -80,8 +83,8 @@ enum Command {
 
 #[derive(Args, Debug)]
 struct MountArgs {
-    /// proget+https://HOST/endpoints/DIRECTORY[/FOLDER], demo:DIR, or NAME for [remote.NAME] of the
-    /// configuration file
+    /// proget+https://HOST/endpoints/DIRECTORY[/FOLDER], box:[FOLDER], demo:DIR, or NAME for [remote.NAME] of
+    /// the configuration file
     source: String,
     /// An empty directory
     #[arg(value_hint = ValueHint::DirPath)]
@@ -174,6 +177,7 @@ fn assetfs(argv: &[OsString]) -> Ended {
         Command::Wait(args) => wait::wait(&args),
         Command::Unsent(args) => unsent::unsent(&args),
         Command::Serve(args) => serve::serve(&args),
+        Command::Login(args) => login::login(&args, &env()),
         Command::Completions { shell } => {
             let mut text = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "assetfs", &mut text);

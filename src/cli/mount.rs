@@ -564,6 +564,12 @@ fn spool_name(source: &Source, probe: &Probe) -> String {
             format!("{}/{}/{}", i.gateway, i.entity, i.folder),
             probe.account.as_str(),
         ),
+        // The same folder, by whatever path it is named.
+        Source::Box(_) => (
+            format!("box-{}", probe.root.0.trim_start_matches("folder/")),
+            format!("box/{}", probe.root),
+            probe.account.as_str(),
+        ),
         // A demo has another key each time.
         Source::Demo(dir) => ("demo".to_owned(), dir.to_string_lossy().into_owned(), ""),
     };

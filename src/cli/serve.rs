@@ -13,7 +13,7 @@ pub(super) const NAME: &str = "files";
 
 const AFTER_HELP: &str = "\
 The key to ask for comes from ASSETFS_API_KEY, or user and password from ASSETFS_USERNAME and
-ASSETFS_PASSWORD; of the IoT File Service from ASSETFS_TOKEN, or ASSETFS_CLIENT_ID and
+ASSETFS_PASSWORD; of the IoT File Service and Box from ASSETFS_TOKEN, or ASSETFS_CLIENT_ID and
 ASSETFS_CLIENT_SECRET; without them everybody may do everything. The first line of the output ends with
 the source to mount.";
 
@@ -27,7 +27,7 @@ pub(super) struct ServeArgs {
     /// The folder to serve; made if missing
     #[arg(value_hint = ValueHint::DirPath)]
     dir: PathBuf,
-    /// Which service to be: proget or iotfile
+    /// Which service to be: proget, iotfile or box
     #[arg(long)]
     api: Api,
     /// Where to listen; port 0 takes a free one
@@ -66,6 +66,11 @@ pub(super) fn serve(args: &ServeArgs) -> Ended {
             settings.key = var("ASSETFS_TOKEN");
             settings.login = var("ASSETFS_CLIENT_ID").zip(var("ASSETFS_CLIENT_SECRET"));
         }
+        Api::Box => {
+            settings.key = var("ASSETFS_TOKEN");
+            settings.login = var("ASSETFS_CLIENT_ID").zip(var("ASSETFS_CLIENT_SECRET"));
+            settings.boxcom.refresh_token = var("ASSETFS_REFRESH_TOKEN");
+        }
     }
     if let Some(name) = &args.name {
         settings.name.clone_from(name);
@@ -93,6 +98,13 @@ pub(super) fn serve(args: &ServeArgs) -> Ended {
             Api::Iotfile => (
                 format!("http://{addr}/api/iotfile/v3/files/{name}"),
                 format!("iotfile+http://{addr}/{name}"),
+            ),
+            Api::Box => (
+                format!("http://{addr}/2.0"),
+                format!(
+                    "box: with -o api_url=http://{addr}/2.0,upload_url=http://{addr}/api/2.0,\
+                     token_url=http://{addr}/oauth2/token"
+                ),
             ),
         };
         let dir = args.dir.display();

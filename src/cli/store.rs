@@ -1,13 +1,15 @@
 //! From a source to a store that was probed, and from its errors to sentences.
 
 use super::serve;
-use crate::config::{self, Iotfile, Proget, Resolved, Source};
+use crate::config::{self, BoxFolder, Iotfile, Proget, Resolved, Source};
 use crate::error::{Error, Kind};
 use crate::http::{self, Secret};
 use crate::serve::{Server, Settings as ServerSettings};
+use crate::store::boxcom::{self, BoxCom};
 use crate::store::iotfile::{self, IotFile};
 use crate::store::proget::{Auth, Config, ProGet};
 use crate::store::{Probe, RetrySettings, Store, WrapSettings, wrapped};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -39,6 +41,16 @@ pub(super) async fn open(resolved: &Resolved) -> Result<Opened, String> {
         Source::Iotfile(source) => {
             let store = iotfile_at(source, resolved)?;
             let said = |why: Error| iotfile_sentence(&why, source, resolved);
+            let (store, probe) = wrap(store, resolved).await.map_err(said)?;
+            Ok(Opened {
+                store,
+                probe,
+                server: None,
+            })
+        }
+        Source::Box(folder) => {
+            let store = box_at(folder, resolved)?;
+            let said = |why: Error| box_sentence(&why, folder, resolved);
             let (store, probe) = wrap(store, resolved).await.map_err(said)?;
             Ok(Opened {
                 store,
@@ -93,7 +105,7 @@ async fn proget_at(
     wrap(store, resolved).await.map_err(said)
 }
 
-fn http_settings(resolved: &Resolved) -> http::Settings {
+pub(super) fn http_settings(resolved: &Resolved) -> http::Settings {
     let settings = &resolved.settings;
     http::Settings {
         ca_file: settings.ca_file.clone(),
@@ -204,6 +216,122 @@ fn iotfile_auth(resolved: &Resolved) -> Result<iotfile::Auth, String> {
         id,
         secret,
     })
+}
+
+fn box_at(folder: &BoxFolder, resolved: &Resolved) -> Result<Arc<dyn Store>, String> {
+    let root = boxcom::Root {
+        id: folder.id.clone(),
+        path: folder.folder.clone(),
+    };
+    let auth = box_auth(resolved)?;
+    let mut config = boxcom::Config::new(root, auth).map_err(|why| why.to_string())?;
+    let settings = &resolved.settings;
+    for (given, base) in [
+        (&settings.api_url, &mut config.api),
+        (&settings.upload_url, &mut config.upload),
+        (&settings.token_url, &mut config.token),
+    ] {
+        if let Some(text) = given {
+            *base =
+                http::Url::parse(text).map_err(|why| format!("{text} is not an address: {why}"))?;
+        }
+    }
+    config.http = http_settings(resolved);
+    let store = BoxCom::new(config).map_err(|why| why.to_string())?;
+    Ok(Arc::new(store))
+}
+
+/// Where the refresh token of a client is kept.
+pub(super) fn box_keep(state_dir: &Path, client_id: &str) -> PathBuf {
+    let name: String = client_id
+        .bytes()
+        .map(|b| format!("{b:02x}"))
+        .take(64)
+        .collect();
+    state_dir.join("box").join(format!("{name}.json"))
+}
+
+/// A token, client credentials for somebody, or a refresh token, whichever is whole.
+fn box_auth(resolved: &Resolved) -> Result<boxcom::Auth, String> {
+    let found = &resolved.credentials;
+    if let Some(token) = found.get("token") {
+        return Ok(boxcom::Auth::Token(readable(token)));
+    }
+    let (id, secret) = match (found.get("client_id"), found.get("client_secret")) {
+        (None, None) => return Ok(boxcom::Auth::Anonymous),
+        (Some(id), Some(secret)) => (id.read()?, readable(secret)),
+        (Some(id), None) => return Err(format!("{} needs a client_secret beside it", id.from)),
+        (None, Some(secret)) => {
+            return Err(format!("{} needs a client_id beside it", secret.from));
+        }
+    };
+    if let Some(subject) = found.get("subject") {
+        let from = &subject.from;
+        let subject = boxcom::Subject::parse(&subject.read()?);
+        let subject = subject.map_err(|why| format!("{from}: {why}"))?;
+        return Ok(boxcom::Auth::Client {
+            id,
+            secret,
+            subject,
+        });
+    }
+    let keep = box_keep(&resolved.state_dir, &id);
+    let first = found.get("refresh_token").map(config::Credential::read);
+    let first = first.transpose()?;
+    if first.is_none() && !keep.exists() {
+        return Err(
+            "client_id and client_secret need a subject (enterprise:ID or user:ID) or a refresh_token \
+             beside them, or a login: assetfs login box"
+                .to_owned(),
+        );
+    }
+    Ok(boxcom::Auth::Refresh {
+        id,
+        secret,
+        first,
+        keep,
+    })
+}
+
+/// What a person should do about an account that does not let itself be mounted.
+fn box_sentence(why: &Error, folder: &BoxFolder, resolved: &Resolved) -> String {
+    let at = resolved.settings.api_url.as_deref().unwrap_or("Box");
+    let cause = cause(why);
+    match why.kind {
+        Kind::Denied if resolved.credentials.is_empty() => format!(
+            "{at} wants a token: set ASSETFS_TOKEN, or write client_id, client_secret_file and subject into \
+             {}, or log in: assetfs login box",
+            resolved.config.display()
+        ),
+        Kind::Denied => {
+            let from = resolved.credentials.values().map(|c| c.from.as_str());
+            format!(
+                "{at} refuses the credentials ({}){}: check them, and what they may do",
+                from.collect::<Vec<_>>().join(", "),
+                if cause.is_empty() {
+                    String::new()
+                } else {
+                    format!(", \"{cause}\"")
+                },
+            )
+        }
+        Kind::Unreachable if speaks_of_a_certificate(&cause) => certificate(at, &cause),
+        Kind::Unreachable | Kind::Timeout => {
+            format!("cannot reach {at} ({cause}): check the addresses and the network")
+        }
+        Kind::NotFound if folder.folder.is_empty() => {
+            format!(
+                "{at} has no folder with the id {}, or it is not shown to this account",
+                folder.id
+            )
+        }
+        Kind::NotFound => format!(
+            "the folder {} is not in this account of {at}: check its name (SOURCE and subdir)",
+            folder.folder
+        ),
+        Kind::NotDir => format!("{} is a file: mount a folder", folder.folder),
+        _ => why.to_string(),
+    }
 }
 
 /// What a person should do about an entity that does not let itself be mounted.

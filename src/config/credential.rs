@@ -12,13 +12,15 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 /// The names of credentials, and whether they are secret.
-pub(super) const NAMES: [(&str, bool); 11] = [
+pub(super) const NAMES: [(&str, bool); 13] = [
     ("api_key", true),
     ("username", false),
     ("password", true),
     ("token", true),
     ("client_id", false),
     ("client_secret", true),
+    ("subject", false),
+    ("refresh_token", true),
     ("tenant", false),
     ("app_name", false),
     ("app_version", false),

@@ -14,7 +14,7 @@ pub use credential::{Credential, Place};
 pub use dash_o::DashO;
 pub use file::{File, Section};
 pub use settings::Settings;
-pub use source::{Iotfile, Proget, Source, Word};
+pub use source::{BoxFolder, Iotfile, Proget, Source, Word};
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -154,6 +154,18 @@ pub fn resolve(given: &Given, env: &Env) -> Result<Resolved, String> {
         warnings.push(format!(
             "{server} is not https: the key and all bytes travel in the clear"
         ));
+    }
+    if let Source::Box(_) = &source {
+        let urls = [&settings.api_url, &settings.upload_url, &settings.token_url];
+        for url in urls
+            .into_iter()
+            .flatten()
+            .filter(|url| source::goes_in_the_clear(url))
+        {
+            warnings.push(format!(
+                "{url} is not https: tokens and all bytes travel in the clear"
+            ));
+        }
     }
     let state_dir = settings
         .state_dir
@@ -369,6 +381,11 @@ fn with_subdir(source: Source, subdir: Option<&str>) -> Result<Source, String> {
         )),
         Source::Iotfile(iotfile) => Ok(Source::Iotfile(
             iotfile
+                .below(subdir)
+                .map_err(|why| format!("subdir: {why}"))?,
+        )),
+        Source::Box(folder) => Ok(Source::Box(
+            folder
                 .below(subdir)
                 .map_err(|why| format!("subdir: {why}"))?,
         )),

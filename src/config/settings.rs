@@ -134,9 +134,16 @@ pub struct Settings {
           num_args = 0..=1, require_equals = true, default_missing_value = "true", hide_possible_values = true,
           action = clap::ArgAction::Set)]
     pub user_metadata: bool,
-    /// Where tokens come from [default: made from the gateway's name and the tenant]
-    #[arg(help_heading = "IoT File Service", long, value_name = "URL")]
+    /// Where tokens come from, of the IoT File Service and Box [default: made from the gateway's name and the
+    /// tenant; https://api.box.com/oauth2/token]
+    #[arg(help_heading = "IoT File Service and Box", long, value_name = "URL")]
     pub token_url: Option<String>,
+    /// The API of Box [default: https://api.box.com/2.0]
+    #[arg(help_heading = "IoT File Service and Box", long, value_name = "URL")]
+    pub api_url: Option<String>,
+    /// The API of Box for uploads [default: https://upload.box.com/api/2.0]
+    #[arg(help_heading = "IoT File Service and Box", long, value_name = "URL")]
+    pub upload_url: Option<String>,
 }
 
 /// For parsing the settings alone.

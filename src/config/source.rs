@@ -21,6 +21,8 @@ pub enum Source {
     Proget(Proget),
     /// One entity of a Siemens IoT File Service.
     Iotfile(Iotfile),
+    /// A folder of a Box account.
+    Box(BoxFolder),
     /// A folder of this machine behind a server inside the mount process.
     Demo(PathBuf),
 }
@@ -51,10 +53,19 @@ pub struct Iotfile {
     pub in_the_clear: bool,
 }
 
+/// `box:[FOLDER/PATH]` or `box:id/NUMBER[/FOLDER/PATH]`; nothing in it is encoded.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BoxFolder {
+    /// The folder where the path begins; `0` is the root of the account.
+    pub id: String,
+    /// The folder below it, `a/b`; empty for all of it.
+    pub folder: String,
+}
+
 /// What a person may write, for the sentences.
 const FORMS: &str = "proget+https://HOST/endpoints/DIRECTORY[/FOLDER], \
-                     iotfile+https://GATEWAY/ENTITY[/FOLDER], demo:DIR, or a NAME from the \
-                     configuration file";
+                     iotfile+https://GATEWAY/ENTITY[/FOLDER], box:[FOLDER], demo:DIR, or a NAME from \
+                     the configuration file";
 
 impl Word {
     /// Reads the word SOURCE.
@@ -68,6 +79,9 @@ impl Word {
             }
             return Ok(Word::Source(Source::Demo(PathBuf::from(dir))));
         }
+        if let Some(path) = text.strip_prefix("box:") {
+            return BoxFolder::parse(path).map(|b| Word::Source(Source::Box(b)));
+        }
         let scheme = text.split(':').next().unwrap_or_default();
         match scheme {
             "proget+https" | "proget+http" => {
@@ -77,7 +91,7 @@ impl Word {
                 Iotfile::parse(text).map(|i| Word::Source(Source::Iotfile(i)))
             }
             _ if scheme == text && is_name(text) => Ok(Word::Name(text.to_owned())),
-            "box" | "solar+https" | "solar+http" => Err(format!(
+            "solar+https" | "solar+http" => Err(format!(
                 "{scheme}: sources are not yet built into this version; it has {FORMS}"
             )),
             "http" | "https" => Err(format!(
@@ -144,6 +158,11 @@ fn in_the_clear(url: &Url) -> bool {
     url.scheme() == "http" && !url.host().is_some_and(|host| is_loopback(&host))
 }
 
+/// As [`in_the_clear`], of a text; false if it is no address.
+pub(super) fn goes_in_the_clear(text: &str) -> bool {
+    Url::parse(text).is_ok_and(|url| in_the_clear(&url))
+}
+
 impl Iotfile {
     fn parse(text: &str) -> Result<Self, String> {
         let (url, segments) = address(text, "iotfile+")?;
@@ -164,6 +183,38 @@ impl Iotfile {
             folder: segments[at + 1..].join("/"),
             in_the_clear: in_the_clear(&url),
         })
+    }
+
+    /// This source with `subdir` below its folder.
+    ///
+    /// # Errors
+    /// A sentence if `subdir` cannot be a folder's path.
+    pub fn below(mut self, subdir: &str) -> Result<Self, String> {
+        below(&mut self.folder, subdir)?;
+        Ok(self)
+    }
+}
+
+impl BoxFolder {
+    fn parse(path: &str) -> Result<Self, String> {
+        if path.starts_with("//") {
+            return Err(format!(
+                "box:{path} is no folder of an account: write box:[FOLDER], and the address as api_url"
+            ));
+        }
+        let by_id = path
+            .strip_prefix("id/")
+            .map(|rest| match rest.split_once('/') {
+                Some((id, folder)) => (id, folder),
+                None => (rest, ""),
+            });
+        let is_id = |id: &str| !id.is_empty() && id.bytes().all(|b| b.is_ascii_digit());
+        let (id, path) = by_id.filter(|(id, _)| is_id(id)).unwrap_or(("0", path));
+        let root = BoxFolder {
+            id: id.to_owned(),
+            folder: String::new(),
+        };
+        root.below(path)
     }
 
     /// This source with `subdir` below its folder.
@@ -286,6 +337,24 @@ mod tests {
     }
 
     #[test]
+    fn a_box_source_is_a_path_or_an_id_and_a_path() {
+        let parse = |text: &str| match Word::parse(text) {
+            Ok(Word::Source(Source::Box(b))) => (b.id.clone(), b.below("x").unwrap().folder),
+            other => panic!("{text}: {other:?}"),
+        };
+        for (text, id, folder) in [
+            ("box:", "0", "x"),
+            ("box:Some Folder/50%/", "0", "Some Folder/50%/x"),
+            ("box:id/12345", "12345", "x"),
+            ("box:id/12345/a/b", "12345", "a/b/x"),
+            ("box:id/me", "0", "id/me/x"),
+            ("box:id", "0", "id/x"),
+        ] {
+            assert_eq!(parse(text), (id.to_owned(), folder.to_owned()), "{text}");
+        }
+    }
+
+    #[test]
     fn subdir_goes_below_the_folder() {
         let p = proget("proget+https://h/endpoints/f/a")
             .below("/b//c/")
@@ -335,7 +404,8 @@ mod tests {
                 "https://h/endpoints/f",
                 "did you mean proget+https://h/endpoints/f",
             ),
-            ("box:a", "not yet built into this version"),
+            ("box://h/a", "no folder of an account"),
+            ("box:a/../b", "cannot be a folder's name"),
             ("solar+https://h/api", "not yet built into this version"),
             ("iotfile+https://h/e", "names no entity"),
             (

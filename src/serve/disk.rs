@@ -300,6 +300,54 @@ impl Disk {
         Ok(true)
     }
 
+    /// Gives an item another path, with its record and those below; what is at `to` must be checked before.
+    pub(super) fn rename(&self, from: &str, to: &str) -> Result<(), Refusal> {
+        let mut records = self.records();
+        fs::rename(self.root.join(from), self.root.join(to))?;
+        records.rename(from, to)?;
+        Ok(())
+    }
+
+    /// Moves an item out of the tree, to a path that [`Disk::hidden`] gave.
+    pub(super) fn take_away(&self, path: &str, to: &Path) -> Result<(), Refusal> {
+        let mut records = self.records();
+        fs::rename(self.root.join(path), to)?;
+        records.remove(path)?;
+        Ok(())
+    }
+
+    /// Moves what was taken away back into the tree.
+    pub(super) fn bring_back(&self, from: &Path, path: &str) -> Result<(), Refusal> {
+        let _alone = self.records();
+        Ok(fs::rename(from, self.root.join(path))?)
+    }
+
+    /// A second name for the content that a file has now, at a path that [`Disk::hidden`] gave.
+    pub(super) fn keep(&self, path: &str, to: &Path) -> io::Result<()> {
+        fs::hard_link(self.root.join(path), to)
+    }
+
+    /// A folder for an API's own files, made if needed.
+    pub(super) fn hidden(&self, name: &str) -> io::Result<PathBuf> {
+        let path = self.root.join(HIDDEN).join(name);
+        fs::create_dir_all(&path)?;
+        Ok(path)
+    }
+
+    /// Names of plain files and folders in a folder, without their records.
+    pub(super) fn names(&self, path: &str) -> io::Result<Vec<String>> {
+        let mut names = Vec::new();
+        for entry in fs::read_dir(self.root.join(path))? {
+            let entry = entry?;
+            let kind = entry.file_type()?;
+            let hidden = path.is_empty() && entry.file_name() == HIDDEN;
+            if !hidden && (kind.is_file() || kind.is_dir()) {
+                names.extend(entry.file_name().into_string());
+            }
+        }
+        Ok(names)
+    }
+
     /// Changes what is known of an item; false if there is none.
     pub(super) fn annotate(
         &self,

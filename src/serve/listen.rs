@@ -6,7 +6,7 @@ use super::faults::Faults;
 use super::log::{Log, Request};
 use super::shape::Bucket;
 use super::wire::{Line, Link, Wire};
-use super::{Api, Settings, iotfile, proget};
+use super::{Api, Settings, boxcom, iotfile, proget};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use std::io;
@@ -55,6 +55,7 @@ impl Server {
         let router = match settings.api {
             Api::Proget => proget::router(&settings, addr, disk),
             Api::Iotfile => iotfile::router(&settings, disk),
+            Api::Box => boxcom::router(&settings, disk)?,
         };
         let exchange = Exchange::new(router, faults.clone(), log.clone(), settings.rtt);
         let link = settings.rate.map(|rate| {

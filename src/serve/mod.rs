@@ -9,6 +9,7 @@
 //! are not yet visible (`staging`). What one service alone does is in its own folder.
 
 mod body;
+mod boxcom;
 mod disk;
 mod exchange;
 mod faults;
@@ -22,6 +23,7 @@ mod shape;
 mod staging;
 mod wire;
 
+pub use boxcom::Ways as BoxWays;
 pub use faults::{Action, EXAMPLE, FORMAT, Faults, Rule};
 pub use iotfile::{ENTITY, Ways as IotfileWays};
 pub use listen::Server;
@@ -39,18 +41,21 @@ pub enum Api {
     Proget,
     /// One entity of the Siemens IoT File Service below `/api/iotfile/v3/`.
     Iotfile,
+    /// The Box content API: `/2.0`, `/api/2.0` (uploads) and `/oauth2`.
+    Box,
 }
 
 impl std::str::FromStr for Api {
     type Err = String;
 
-    /// The word of the command line: `proget`, `iotfile`.
+    /// The word of the command line: `proget`, `iotfile`, `box`.
     fn from_str(word: &str) -> Result<Api, String> {
         match word {
             "proget" => Ok(Api::Proget),
             "iotfile" => Ok(Api::Iotfile),
+            "box" => Ok(Api::Box),
             _ => Err(format!(
-                "there is no API {word:?}; there are: proget, iotfile"
+                "there is no API {word:?}; there are: proget, iotfile, box"
             )),
         }
     }
@@ -71,7 +76,7 @@ pub struct Settings {
     /// The key or token to ask for.
     pub key: Option<String>,
     /// A user and password that are as good as the key (ProGet), or an id and secret for which the token
-    /// endpoints give tokens (IoT File Service). Without key and this, nobody is asked.
+    /// endpoints give tokens (IoT File Service, Box). Without key and this, nobody is asked.
     pub login: Option<(String, String)>,
     /// Bytes per second in each direction, shared by all connections.
     pub rate: Option<u64>,
@@ -87,6 +92,8 @@ pub struct Settings {
     pub ignore_case: bool,
     /// How to be an IoT File Service.
     pub iotfile: IotfileWays,
+    /// How to be Box.
+    pub boxcom: BoxWays,
 }
 
 impl Settings {
@@ -108,6 +115,7 @@ impl Settings {
             log: None,
             ignore_case: false,
             iotfile: IotfileWays::default(),
+            boxcom: BoxWays::default(),
         }
     }
 }
@@ -129,6 +137,7 @@ impl fmt::Debug for Settings {
             .field("log", &self.log)
             .field("ignore_case", &self.ignore_case)
             .field("iotfile", &self.iotfile)
+            .field("boxcom", &self.boxcom)
             .finish()
     }
 }

@@ -106,6 +106,23 @@ impl Records {
         Ok(())
     }
 
+    /// Gives `from` and everything below it the name `to`.
+    pub(super) fn rename(&mut self, from: &str, to: &str) -> io::Result<()> {
+        let below = format!("{from}/");
+        let mut moved: Vec<(String, Record)> = self
+            .all
+            .range(below.clone()..)
+            .take_while(|(path, _)| path.starts_with(&below))
+            .map(|(path, record)| (format!("{to}/{}", &path[below.len()..]), record.clone()))
+            .collect();
+        moved.extend(self.get(from).map(|record| (to.to_owned(), record.clone())));
+        self.remove(from)?;
+        for (path, record) in moved {
+            self.put(&path, record)?;
+        }
+        Ok(())
+    }
+
     fn append(&mut self, path: &str, record: Option<&Record>) -> io::Result<()> {
         let record = record.map(std::borrow::Cow::Borrowed);
         let mut line = serde_json::to_vec(&Line {
@@ -182,6 +199,19 @@ mod tests {
         records.remove("a").unwrap();
         let left: Vec<_> = Records::open(path).unwrap().all.into_keys().collect();
         assert_eq!(left, ["a.txt", "ab"]);
+    }
+
+    #[test]
+    fn renaming_a_folder_takes_what_is_below_along_and_nothing_beside() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("records");
+        let mut records = Records::open(path.clone()).unwrap();
+        for p in ["a", "a/b", "a/b/c", "a.txt", "ab"] {
+            records.put(p, sized(1)).unwrap();
+        }
+        records.rename("a", "z/y").unwrap();
+        let left: Vec<_> = Records::open(path).unwrap().all.into_keys().collect();
+        assert_eq!(left, ["a.txt", "ab", "z/y", "z/y/b", "z/y/b/c"]);
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! service's protocol through `crate::http`; the wrappers around it are built in one function,
 //! in one order.
 
+pub mod boxcom;
 mod entry;
 pub mod iotfile;
 mod limit;

@@ -2,6 +2,7 @@
 //! has none a copy under the new name and the removal of the old one, never leaving neither.
 
 use super::files::wait;
+use super::names::differs_in_case;
 use super::tree::Tree;
 use super::{Vfs, lock};
 use crate::error::{Error, Kind, Result};
@@ -36,7 +37,17 @@ impl Vfs {
         }
         let over = self
             .within_name_timeout("rename", self.find_target(new_parent, new_name))
-            .await?;
+            .await;
+        let over = match over {
+            // Another spelling of its own name, which a store that folds case can give it.
+            Err(error)
+                if error.kind == Kind::Exists
+                    && self.respells(parent, name, new_parent, new_name) =>
+            {
+                None
+            }
+            over => over?,
+        };
         let kind = self.tree().get(ino).ok_or_else(missing)?.kind;
         if kind == EntryKind::Dir && self.tree().is_below(new_parent, ino) {
             return Err(Error::new(Kind::Invalid, "rename").at(name));
@@ -56,6 +67,10 @@ impl Vfs {
                 self.rename_file(ino, over, new_parent, new_name).await
             }
         }
+    }
+
+    fn respells(&self, parent: u64, name: &str, new_parent: u64, new_name: &str) -> bool {
+        self.store.caps().rename_file && parent == new_parent && differs_in_case(name, new_name)
     }
 
     async fn find_target(&self, parent: u64, name: &str) -> Result<Option<u64>> {
@@ -199,7 +214,16 @@ impl Vfs {
                 .rename(entry, &place, over_entry.as_ref())
                 .await?;
             self.take_name(ino, new_parent, new_name);
-            self.note_entry(ino, renamed);
+            self.note_entry(ino, renamed.clone());
+            if let Some(writer) = &writer {
+                // What a program that has it open writes from now on goes there.
+                let path = self.tree().path(ino);
+                let noted = writer.retarget(|target| {
+                    (target.place, target.path) = (place, path);
+                    (target.replaces, target.looked) = (Some(renamed), Some(Instant::now()));
+                });
+                noted.await?;
+            }
             self.remove_strays(replaced).await;
             return Ok(None);
         }

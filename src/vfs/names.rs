@@ -36,7 +36,7 @@ impl Source for InMemory {
 
 /// Whether two names are equal but for the case of their letters. Allocates only for names that are not
 /// ASCII: a directory may have many.
-fn differs_in_case(a: &str, b: &str) -> bool {
+pub(super) fn differs_in_case(a: &str, b: &str) -> bool {
     let folded = || a.to_lowercase() == b.to_lowercase();
     a != b && (a.eq_ignore_ascii_case(b) || !(a.is_ascii() && b.is_ascii()) && folded())
 }

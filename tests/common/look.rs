@@ -174,7 +174,9 @@ impl Mount {
         settings.rules.clear();
         match settings.api {
             Api::Proget => settings.key = Some(key.to_owned()),
-            Api::Iotfile => settings.login = Some(("id".to_owned(), key.to_owned())),
+            Api::Iotfile | Api::Box => {
+                settings.login = Some(("id".to_owned(), key.to_owned()));
+            }
         }
         let server = self.rt.block_on(Server::start(settings)).unwrap();
         *self.server.lock().unwrap() = Some(server);

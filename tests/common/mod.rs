@@ -7,6 +7,7 @@
     missing_debug_implementations
 )]
 
+pub mod boxcom;
 pub mod iot;
 pub mod look;
 pub mod mount;

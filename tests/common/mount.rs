@@ -74,6 +74,16 @@ pub fn given_iot() -> Given {
     given
 }
 
+/// A Box account with nothing on it, entered by client credentials.
+pub fn given_box() -> Given {
+    let mut given = given();
+    given.server.api = Api::Box;
+    given.server.key = None;
+    given.server.login = Some(("id".to_owned(), KEY.to_owned()));
+    given.server.boxcom.retry_after = 0;
+    given
+}
+
 /// The variables with the credentials for a server.
 fn variables(api: Api) -> Vec<(&'static str, &'static str)> {
     match api {
@@ -85,6 +95,11 @@ fn variables(api: Api) -> Vec<(&'static str, &'static str)> {
             ("ASSETFS_APP_VERSION", "1.0.0"),
             ("ASSETFS_HOST_TENANT", "host"),
             ("ASSETFS_USER_TENANT", "user"),
+        ],
+        Api::Box => vec![
+            ("ASSETFS_CLIENT_ID", "id"),
+            ("ASSETFS_CLIENT_SECRET", KEY),
+            ("ASSETFS_SUBJECT", "enterprise:5"),
         ],
     }
 }
@@ -189,7 +204,19 @@ impl Given {
         let mut source = match self.server.api {
             Api::Proget => format!("proget+http://{}/endpoints/files", server.addr()),
             Api::Iotfile => format!("iotfile+http://{}/{ENTITY}", server.addr()),
+            Api::Box => "box:".to_owned(),
         };
+        if self.server.api == Api::Box {
+            let at = format!("http://{}", server.addr());
+            let urls = [
+                ("api_url", "2.0"),
+                ("upload_url", "api/2.0"),
+                ("token_url", "oauth2/token"),
+            ];
+            for (key, path) in urls {
+                self = self.with(key, &format!("{at}/{path}"));
+            }
+        }
         if let Some(name) = self.tls {
             let authority = Authority::new(dir.path());
             let front = rt.block_on(authority.front(name, server.addr()));
