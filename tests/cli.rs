@@ -122,6 +122,24 @@ fn a_word_that_is_no_source_is_answered_with_what_would_be_one() {
 }
 
 #[test]
+fn what_box_needs_is_asked_for_by_its_name() {
+    let client = || home().var("ASSETFS_CLIENT_ID", "c");
+    client().refuses("box:", &[], "needs a client_secret beside it");
+    let client = || client().var("ASSETFS_CLIENT_SECRET", "s3cret");
+    let err = client().refuses("box:", &[], "assetfs login box");
+    assert!(!err.contains("s3cret"), "{err}");
+    let odd = client().var("ASSETFS_SUBJECT", "me");
+    odd.refuses("box:", &[], "enterprise:ID or user:ID");
+    let flag = ["--api-url=nowhere"];
+    home().refuses("box:", &flag, "nowhere is not an address");
+    let closed = [
+        "--api-url=http://127.0.0.1:1/2.0",
+        "--token-url=http://127.0.0.1:1/",
+    ];
+    home().refuses("box:", &closed, "cannot reach http://127.0.0.1:1/2.0");
+}
+
+#[test]
 fn an_iotfile_source_says_what_its_credentials_lack() {
     home().refuses("iotfile+https://h/abc", &[], "names no entity");
     if !has_fuse() {

@@ -3,8 +3,10 @@
 
 mod common;
 
+use assetfs::serve::{Action, Rule};
 use common::bytes;
 use common::mount::given_box;
+use rustix::process::Signal;
 use std::os::unix::fs::MetadataExt;
 use std::time::Duration;
 
@@ -158,5 +160,31 @@ fn a_token_that_ends_in_the_middle_of_a_long_upload_is_renewed_without_an_error(
         let seen = m.seen();
         let tokens = seen.iter().filter(|line| line.contains("oauth2/token"));
         assert!(tokens.count() > 1, "{seen:?}");
+    });
+}
+
+#[test]
+fn what_was_promised_is_sent_after_a_kill_in_the_middle_of_its_session() {
+    let stall = Rule::new(Action::Stall {
+        after: None,
+        seconds: None,
+    });
+    given_box().with("commit", "spool").mounted(|m| {
+        let big = bytes(BIG, 1);
+        m.make("big", &big);
+        // The second part; the session stays behind, and is in the way of the next one.
+        m.rules([stall.method("PUT").path("upload_sessions/").skip(1)]);
+        m.sh("cp big $M/big");
+        m.when(|seen| seen.iter().filter(|line| line.starts_with("PUT ")).count() > 1);
+        m.signal(Signal::KILL);
+        m.wait_for_end();
+        let _ = rustix::mount::unmount(m.root(), rustix::mount::UnmountFlags::DETACH);
+        m.rules([]);
+        m.mount();
+        let ended = m.settle("");
+        assert!(ended.status.success(), "{ended:?}");
+        assert!(m.stored("big").unwrap() == big);
+        m.sh("cmp big $M/big");
+        assert_eq!(m.names(""), ["big"]);
     });
 }

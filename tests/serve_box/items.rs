@@ -302,7 +302,7 @@ async fn what_is_deleted_is_in_the_trash_until_it_is_restored_or_purged() {
         no(404, "not_found")
     );
     assert_eq!(
-        b.ask("DELETE", &format!("{dir_at}?recursive=true"))
+        b.ask("DELETE", &format!("{dir_at}?recursive=True"))
             .await
             .status,
         204

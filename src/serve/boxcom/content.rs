@@ -174,6 +174,8 @@ impl Service {
             }
         }
         let token = uuid::Uuid::new_v4().simple().to_string();
+        // Another host, as with the service: clients that follow by themselves leave the token behind.
+        let host = host.replace("127.0.0.1", "localhost");
         let location = format!("http://{host}/d/1/{id}/download?token={token}");
         let now = Instant::now();
         let link = Link {

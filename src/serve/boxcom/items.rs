@@ -84,7 +84,7 @@ impl Service {
         };
         let (folder, rows) = self.on_shelf(true, move |shelf| shelf.children(id)).await?;
         let show = |row: &Row| self.show(row, std::slice::from_ref(&folder), &shape);
-        if value(&asked, "usemarker") == Some("true") {
+        if is_true(&asked, "usemarker") {
             // A marker is the place behind the last entry, so that it stays good when others change.
             let key = |row: &Row| format!("{}{}", u8::from(!row.dir), row.name());
             let from = match value(&asked, "marker").filter(|marker| !marker.is_empty()) {
@@ -170,7 +170,7 @@ impl Service {
         id: u64,
         dir: bool,
     ) -> Result<Response, No> {
-        let recursive = value(&query(&request), "recursive") == Some("true");
+        let recursive = is_true(&query(&request), "recursive");
         let tag = text(request.headers(), header::IF_MATCH).map(str::to_owned);
         let work = move |shelf: &Shelf| shelf.delete((id, dir), recursive, tag.as_deref());
         self.on_shelf(dir, work).await?;
@@ -261,6 +261,11 @@ impl Service {
         }
         Ok(())
     }
+}
+
+/// A switch in the query; the vendor's Python SDK writes it with a capital.
+fn is_true(pairs: &[(String, String)], name: &str) -> bool {
+    value(pairs, name).is_some_and(|text| text.eq_ignore_ascii_case("true"))
 }
 
 /// The folder and the name in a body.
