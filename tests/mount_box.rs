@@ -87,6 +87,23 @@ fn renames_are_the_services_own_and_send_nothing_again() {
 }
 
 #[test]
+fn a_file_that_was_just_written_is_renamed_without_being_sent_again() {
+    given_box().mounted(|m| {
+        m.sh("seq 1000 > $M/f; seq 2000 > $M/over");
+        m.forget();
+        m.sh("exec 3<> $M/f; mv $M/f $M/g; exec 3>&-; mv $M/g $M/over; seq 1000 | cmp - $M/over");
+        let sent = m
+            .seen()
+            .into_iter()
+            .filter(|line| line.contains("/api/2.0/"));
+        assert_eq!(sent.collect::<Vec<_>>(), Vec::<String>::new());
+        let (ended, status) = m.unmount();
+        assert!(ended.err.is_empty() && status == Some(0), "{ended:?}");
+        m.mount();
+    });
+}
+
+#[test]
 fn a_file_that_is_renamed_while_it_is_open_is_written_under_its_new_name() {
     given_box().mounted(|m| {
         m.sh("echo one > $M/f");

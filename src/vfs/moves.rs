@@ -218,11 +218,7 @@ impl Vfs {
             if let Some(writer) = &writer {
                 // What a program that has it open writes from now on goes there.
                 let path = self.tree().path(ino);
-                let noted = writer.retarget(|target| {
-                    (target.place, target.path) = (place, path);
-                    (target.replaces, target.looked) = (Some(renamed), Some(Instant::now()));
-                });
-                noted.await?;
+                writer.renamed(place, path, renamed).await?;
             }
             self.remove_strays(replaced).await;
             return Ok(None);

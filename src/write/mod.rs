@@ -754,6 +754,25 @@ impl Writer {
         })
     }
 
+    /// The store itself has given the file another name: it is `entry` at `place` now. What was written
+    /// meanwhile goes there.
+    pub async fn renamed(self: &Arc<Self>, place: Place, path: String, entry: Entry) -> Result<()> {
+        let change = |target: &mut Target| {
+            (target.place, target.path) = (place, path);
+            (target.replaces, target.looked) = (Some(entry.clone()), Some(Instant::now()));
+        };
+        {
+            let mut inner = self.lock();
+            if inner.session.is_settled() {
+                change(&mut inner.target);
+                inner.renumber();
+                inner.base = Some(Arc::new(entry));
+                return Ok(());
+            }
+        }
+        self.retarget(change).await
+    }
+
     /// Another file has `place` from now on: the commit no longer removes what is there. Returns when that is
     /// durable, no commit is under way that does not know it, and no removal of `place`; with what a commit
     /// has put there meanwhile.
