@@ -5,6 +5,7 @@
 mod common;
 
 use assetfs::error::{Error, Kind};
+use assetfs::http::Secret;
 use assetfs::serve::{Action, Rule, Server};
 use assetfs::store::boxcom::{Auth, Config, Root};
 use assetfs::store::{Addr, Attrs, Store};
@@ -621,15 +622,22 @@ async fn what_was_replaced_by_others_or_moved_away_is_not_removed() {
 async fn a_token_that_ends_is_renewed_without_an_error() {
     let mut setup = Setup::new();
     setup.client = true;
-    setup.server.boxcom.token_life = Duration::from_millis(20);
-    setup.server.boxcom.token_told = Some(Duration::from_secs(3600));
     let at = setup.go().await;
-    for _ in 0..3 {
+    // Before each of the requests of a large upload.
+    for skip in 0..8 {
+        let ended = says(401, "").path("2.0/").skip(skip).times(1);
+        at.server.faults().set(vec![ended]).unwrap();
         call(&at.store, Finish).await.unwrap();
+        at.server.faults().set(vec![]).unwrap();
         let new = at.store.stat(&place(&root(), "new")).await.unwrap();
         at.store.remove(&new).await.unwrap();
-        tokio::time::sleep(Duration::from_millis(30)).await;
     }
+    let tokens = at
+        .seen()
+        .iter()
+        .filter(|l| l.contains("oauth2/token"))
+        .count();
+    assert!(tokens > 6, "{tokens}");
     assert_eq!(at.stats.counts().retries, 0);
 }
 
@@ -638,7 +646,7 @@ fn refreshing(server: &Server, dir: &std::path::Path, first: Option<&str>) -> Ar
     let auth = Auth::Refresh {
         id: "id".to_owned(),
         secret: secret("secret"),
-        first: first.map(str::to_owned),
+        first: first.map(Secret::new),
         keep: dir.join("client.json"),
     };
     let root = Root {

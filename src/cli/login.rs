@@ -11,10 +11,14 @@ use clap::{Args, ValueEnum};
 use std::collections::HashMap;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
-use tokio::sync::mpsc;
+use std::time::Duration;
+use tokio::sync::{mpsc, oneshot};
 
 /// Where a person says yes, unless told otherwise.
 const AUTHORIZE: &str = "https://account.box.com/api/oauth2/authorize";
+
+/// How long the last page may take to reach the browser.
+const PAGE_WITHIN: Duration = Duration::from_secs(2);
 
 /// What can be logged in to.
 #[derive(Clone, Copy, Debug, ValueEnum)]
@@ -164,10 +168,15 @@ async fn wait_for_browser(listener: tokio::net::TcpListener, state: String) -> B
         words
     };
     let router = Router::new().route("/", get(back));
-    let serving = tokio::spawn(async move { axum::serve(listener, router).await });
+    let (stop, stopped) = oneshot::channel::<()>();
+    let serving = axum::serve(listener, router).with_graceful_shutdown(async {
+        // Also when nobody is there any more to say so.
+        let _ = stopped.await;
+    });
+    let serving = tokio::spawn(async move { serving.await });
     let code = brought.recv().await;
-    // The browser shall see its page.
-    tokio::time::sleep(std::time::Duration::from_millis(200)).await;
-    serving.abort();
+    drop(stop);
+    // The browser shall have its page; one that keeps the connection open is not waited for.
+    let _ = tokio::time::timeout(PAGE_WITHIN, serving).await;
     code.unwrap_or_else(|| Err("the login page has ended".to_owned()))
 }

@@ -288,7 +288,7 @@ fn box_auth(resolved: &Resolved) -> Result<boxcom::Auth, String> {
     Ok(boxcom::Auth::Refresh {
         id,
         secret,
-        first,
+        first: first.as_deref().map(Secret::new),
         keep,
     })
 }

@@ -2,7 +2,7 @@
 
 use super::names;
 use crate::error::{Error, Kind as ErrorKind, Result};
-use crate::http::{Credential, Settings, Url};
+use crate::http::{Credential, Secret, Settings, Url};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -29,7 +29,7 @@ pub enum Auth {
         /// The client secret.
         secret: Credential,
         /// The first refresh token; without it the file must have one.
-        first: Option<String>,
+        first: Option<Secret>,
         /// The file of the current one, shared by all processes with this client.
         keep: PathBuf,
     },

@@ -92,7 +92,7 @@ pub(super) fn bearer(config: &mut Config) -> Result<Option<Credential>> {
             let rotating = Rotating {
                 endpoint: Endpoint::new(&config.http, &config.token, &id, secret)?,
                 keep: Keep::new(keep),
-                first,
+                first: first.map(|first| first.reveal().to_owned()),
                 given: Mutex::new(None),
             };
             Some(Credential::fetched(rotating, Duration::ZERO))
