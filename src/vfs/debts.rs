@@ -147,7 +147,8 @@ impl Vfs {
                     && keeps.of(&entry.attrs) == keeps.of(&target.attrs)
                     && record.digests.agree(&entry.digests) == Some(true) =>
             {
-                for (place, stray) in &target.removes {
+                let elsewhere = write::left_elsewhere(&*self.store, target).await?;
+                for (place, stray) in target.removes.iter().chain(&elsewhere) {
                     write::remove_stray(&*self.store, place, stray).await?;
                 }
                 file.discard();

@@ -6,7 +6,7 @@ use super::tree::Tree;
 use super::{Vfs, lock};
 use crate::error::{Error, Kind, Result};
 use crate::store::{Entry, Kind as EntryKind, Place};
-use crate::write::{self, Target, Writer};
+use crate::write::{self, Left, Target, Writer};
 use futures_util::future::BoxFuture;
 use std::sync::Arc;
 use std::time::Instant;
@@ -174,7 +174,7 @@ impl Vfs {
         self.part_from_ghost(new_parent, new_name).await?;
         // Nothing may arrive under the new name after this file has.
         let mut replaced = match over {
-            Some(over) => self.give_up(over, true).await?,
+            Some(over) => self.give_up(over).await?,
             None => Vec::new(),
         };
         let at = replaced.iter().position(|(there, _)| *there == place);
@@ -219,15 +219,17 @@ impl Vfs {
             self.shed_all();
             writer.ready()?;
         }
-        if let Some(old) = writer.target().replaces {
-            self.tree().haunt(parent, old, ino);
+        let target = writer.target();
+        if target.replaces.is_some() || target.in_doubt() || writer.look().1.is_moving() {
+            let old = target.place.name;
+            self.tree().haunt(parent, &old, target.replaces, ino);
         }
         let deferred = self.is_deferred(new_name);
         let looked = self.looked(over, new_parent, new_name);
         self.take_name(ino, new_parent, new_name);
         let ghost = self.tree().take_ghost(new_parent, new_name, ino);
         let (over_entry, struck) = match ghost {
-            Some((entry, by)) => (over_entry.or(Some(entry)), by),
+            Some((entry, by)) => (over_entry.or(entry), by),
             None => (over_entry, None),
         };
         let path = self.tree().path(ino);
@@ -239,10 +241,12 @@ impl Vfs {
         let copier = writer.clone();
         let rest = async move {
             let writer = copier;
-            if let Some(by) = struck
-                && let Some(entry) = by.strike(&there).await?
-            {
-                writer.inherit(entry);
+            if let Some(by) = struck {
+                writer.inherit(Left {
+                    entry: None,
+                    ..by.strike(&there)
+                });
+                writer.inherit(by.struck(&there).await?);
             }
             noted.await?;
             // With a write or an upload under way, that commit is the copy. Else it is made now: from the
@@ -271,7 +275,7 @@ impl Vfs {
                 Some(writer) => writer.target().looked,
                 None => Some(node.checked),
             }),
-            None if tree.ghost(parent, name).is_some() => None,
+            None if tree.is_haunted(parent, name) => None,
             None => tree.absent_since(parent, name),
         }
     }
@@ -294,7 +298,7 @@ impl Vfs {
     pub(super) async fn part_from_ghost(&self, parent: u64, name: &str) -> Result<()> {
         let writer = {
             let tree = self.tree();
-            let by = tree.haunted_by(parent, name).and_then(|by| tree.get(by));
+            let by = tree.ghost(parent, name).and_then(|(_, by)| tree.get(by));
             by.and_then(|node| node.writer.clone())
         };
         let Some(writer) = writer else { return Ok(()) };
@@ -310,7 +314,7 @@ impl Vfs {
     /// Makes room on the store for something that is not a file: a name that is gone here may still
     /// be there, until a commit that removes it.
     pub(super) async fn clear_name(&self, parent: u64, name: &str) -> Result<()> {
-        let by = self.tree().haunted_by(parent, name);
+        let by = self.tree().ghost(parent, name).map(|(_, by)| by);
         match by {
             Some(by) => self.within_name_timeout("rename", self.vacate(by)).await,
             None => Ok(()),

@@ -283,7 +283,7 @@ impl Vfs {
         if writer.is_open() || self.tree().get(ino).is_some_and(|node| node.handles > 0) {
             return Err(busy("a program has it open"));
         }
-        writer.unlinked(false);
+        writer.unlinked();
         writer.at_rest().await;
         writer.removed();
         let mut tree = self.tree();

@@ -67,8 +67,10 @@ impl Sink for Compared<'_> {
 
 /// What a look before the commit found.
 enum Look {
-    /// Nobody was there.
-    Clear,
+    /// Nothing is there.
+    Absent,
+    /// What was there is.
+    Known,
     /// The store has exactly these bytes already.
     Ours(Entry),
     /// An older version of ours, whose commit had failed in doubt.
@@ -342,12 +344,12 @@ impl Writer {
         let (store, uploads) = (&*self.context.store, self.context.uploads);
         let doubt = target.in_doubt();
         let (mut look, looked) = match target.looked.filter(|&at| is_recent(at) && !doubt) {
-            Some(at) => (Look::Clear, at),
+            Some(at) => (Look::Known, at),
             None => {
                 let now = now();
                 let look = tokio::select! {
                     biased;
-                    () = progress.stopped(false) => Err(Error::new(Kind::Cancelled, "look")),
+                    () = progress.stopped() => Err(Error::new(Kind::Cancelled, "look")),
                     look = self.look_at_name(&target, &new, &content.file, tried || doubt) => look,
                 };
                 (look.map_err(named)?, now)
@@ -367,6 +369,10 @@ impl Writer {
                 Look::Older(entry) => {
                     new.replaces = Some(entry);
                     new.exclusive = false;
+                    None
+                }
+                Look::Absent => {
+                    new.replaces = None;
                     None
                 }
                 look => self.settle(look, &mut new, &content.file)?,
@@ -397,7 +403,7 @@ impl Writer {
                 Err(error) if error.kind == Kind::Conflict && !beside && !refused => {
                     refused = true;
                     look = match self.look_at_name(&target, &new, &content.file, true).await {
-                        Ok(Look::Clear) => return Err(named(error)),
+                        Ok(Look::Known) => return Err(named(error)),
                         found => found.map_err(named)?,
                     };
                 }
@@ -411,7 +417,7 @@ impl Writer {
                 inner.target.looked = Some(now());
             }
         }
-        let elsewhere = self.left_elsewhere(&target).await;
+        let elsewhere = left_elsewhere(store, &target).await;
         let elsewhere = elsewhere.map_err(|e| e.at(target.path.clone()))?;
         for stray in elsewhere {
             let mut inner = self.lock();
@@ -450,26 +456,6 @@ impl Writer {
         }
     }
 
-    /// What a commit has left under names that the file had before, though no answer said so.
-    pub(super) async fn left_elsewhere(&self, target: &Target) -> Result<Vec<(Place, Entry)>> {
-        let mut left: Vec<(Place, Entry)> = Vec::new();
-        for attempt in &target.attempts {
-            let known = |(place, _): &(Place, Entry)| *place == attempt.place;
-            if attempt.place == target.place
-                || attempt.digests.0.is_empty()
-                || left.iter().any(known)
-            {
-                continue;
-            }
-            match self.context.store.stat(&attempt.place).await {
-                Ok(entry) if attempt.is(&entry) => left.push((attempt.place.clone(), entry)),
-                Err(error) if error.kind != Kind::NotFound => return Err(error),
-                _ => {}
-            }
-        }
-        Ok(left)
-    }
-
     /// The look right before the commit of an upload that took its time, unless the store decides
     /// itself whether the name still has what it had, or it does not matter.
     async fn last_look(
@@ -492,7 +478,7 @@ impl Writer {
         }
         match self.look_at_name(target, new, file, tried).await? {
             Look::Theirs(theirs) => Ok(Some(theirs)),
-            Look::Clear | Look::Ours(_) | Look::Older(_) => Ok(None),
+            Look::Absent | Look::Known | Look::Ours(_) | Look::Older(_) => Ok(None),
         }
     }
 
@@ -507,7 +493,7 @@ impl Writer {
     ) -> Result<Look> {
         let now = match self.context.store.stat(&target.place).await {
             Ok(entry) => entry,
-            Err(error) if error.kind == Kind::NotFound => return Ok(Look::Clear),
+            Err(error) if error.kind == Kind::NotFound => return Ok(Look::Absent),
             Err(error) => return Err(error),
         };
         if now.kind == EntryKind::Dir {
@@ -528,7 +514,7 @@ impl Writer {
             return Ok(Look::Ours(now));
         }
         Ok(if known {
-            Look::Clear
+            Look::Known
         } else if target.attempted(&now) {
             Look::Older(now)
         } else {
@@ -706,7 +692,7 @@ impl Writer {
             let lost = error.kind.worth_another_try() || error.kind == Kind::Cancelled;
             if let Some(attempt) = sending
                 && lost
-                && progress.is_some_and(|progress| progress.is_committing())
+                && progress.is_some_and(|progress| progress.may_be_stored())
             {
                 inner.target.attempt(attempt);
             }
@@ -718,6 +704,23 @@ impl Writer {
             owner.failed(self.ino, &error);
         }
     }
+}
+
+/// What a commit has left under names that a file had before, though no answer said so.
+pub async fn left_elsewhere(store: &dyn Store, target: &Target) -> Result<Vec<(Place, Entry)>> {
+    let mut left: Vec<(Place, Entry)> = Vec::new();
+    for attempt in &target.attempts {
+        let known = |(place, _): &(Place, Entry)| *place == attempt.place;
+        if attempt.place == target.place || attempt.digests.0.is_empty() || left.iter().any(known) {
+            continue;
+        }
+        match store.stat(&attempt.place).await {
+            Ok(entry) if attempt.is(&entry) => left.push((attempt.place.clone(), entry)),
+            Err(error) if error.kind != Kind::NotFound => return Err(error),
+            _ => {}
+        }
+    }
+    Ok(left)
 }
 
 /// Removes what lies under an old name, unless the name has something newer by now.
@@ -736,7 +739,7 @@ pub async fn remove_stray(store: &dyn Store, place: &Place, stray: &Entry) -> Re
 
 impl Inner {
     pub(super) fn is_safe(&self) -> bool {
-        self.session.is_settled() || self.session.owes() || self.session.is_gone()
+        self.session.is_settled() || self.session.owes() || self.session.is_removed()
     }
 
     fn freeze(&mut self, context: &super::Context) -> Result<Arc<Content>> {

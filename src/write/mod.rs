@@ -21,7 +21,7 @@ mod upload;
 #[cfg(test)]
 mod tests;
 
-pub use commit::{Conflict, remove_stray};
+pub use commit::{Conflict, left_elsewhere, remove_stray};
 pub use digest::digests_of;
 pub use record::{Class, Record};
 pub use room::Room;
@@ -146,6 +146,15 @@ impl Attempt {
     }
 }
 
+/// What a file that has another name by now has left at a place.
+#[derive(Debug, Default)]
+pub struct Left {
+    /// What the store has there.
+    pub entry: Option<Entry>,
+    /// What it may have there.
+    pub attempts: Vec<Attempt>,
+}
+
 /// So many versions in doubt are remembered of a file, the latest.
 const ATTEMPTS_MAX: usize = 8;
 
@@ -170,7 +179,8 @@ impl Target {
     }
 
     /// Whether the place may have a version of ours that is not known.
-    fn in_doubt(&self) -> bool {
+    #[must_use]
+    pub fn in_doubt(&self) -> bool {
         self.attempts.iter().any(|one| one.place == self.place)
     }
 
@@ -410,7 +420,8 @@ impl Writer {
         self.lock().session.owes()
     }
 
-    /// Whether what is here would survive a crash, as the store has it or it is owed, or its name is gone.
+    /// Whether what is here would survive a crash, as the store has it or it is owed, or its name is gone
+    /// for good.
     #[must_use]
     pub fn is_safe(&self) -> bool {
         self.lock().is_safe()
@@ -652,13 +663,9 @@ impl Writer {
     }
 
     /// The name is being removed: nothing is answered for any more, an upload is given up. Until
-    /// [`Writer::landed`] it may still be committed. Unless `patient`, a request that is upload and
-    /// commit in one is not waited for either, and what it has done is looked for.
-    pub fn unlinked(self: &Arc<Self>, patient: bool) {
+    /// [`Writer::landed`] it may still be committed.
+    pub fn unlinked(self: &Arc<Self>) {
         self.step(Event::Unlinked);
-        if !patient && let Some(progress) = &self.lock().progress {
-            progress.abandon();
-        }
     }
 
     /// Another file has the name now: no close is answered for any more. What is owed stays until
@@ -715,7 +722,7 @@ impl Writer {
         self.until(|inner| !inner.session.flight().is_moving())
             .await;
         let mut target = self.target();
-        let elsewhere = self.left_elsewhere(&target).await?;
+        let elsewhere = commit::left_elsewhere(&*self.context.store, &target).await?;
         target.removes.extend(elsewhere);
         let here = match target.in_doubt() {
             false => target.replaces,
@@ -749,40 +756,68 @@ impl Writer {
         self.perform(later);
         let writer = self.clone();
         Box::pin(async move {
-            writer.until(|inner| !inner.session.is_moving()).await;
+            // What is made durable now is so with the place that it has then.
+            writer
+                .until(|inner| !inner.session.is_moving() && !inner.session.is_kept_soon())
+                .await;
             writer.note_owed().await
         })
     }
 
-    /// Another file has `place` from now on: the commit no longer removes what is there. Returns when that is
-    /// durable, no commit is under way that does not know it, and no removal of `place`; with what a commit
-    /// has put there meanwhile.
-    pub async fn strike(&self, place: &Place) -> Result<Option<Entry>> {
-        self.unlist(place);
+    /// Another file has `place` from now on: the commit no longer removes what is there, nor what may be. That
+    /// is durable, and known to all commits, only after [`Writer::struck`].
+    pub fn strike(&self, place: &Place) -> Left {
+        let target = &mut self.lock().target;
+        let there = |one: &mut Attempt| one.place == *place;
+        let attempts = target.attempts.extract_if(.., there).collect();
+        let at = target.removes.iter().position(|(at, _)| at == place);
+        Left {
+            entry: at.map(|at| target.removes.swap_remove(at).1),
+            attempts,
+        }
+    }
+
+    /// Returns when [`Writer::strike`] is durable, no commit is under way that does not know it, and no removal
+    /// of `place`; with what a commit has left there meanwhile.
+    ///
+    /// # Errors
+    /// Those of the spool.
+    pub async fn struck(&self, place: &Place) -> Result<Left> {
         let is_free = |inner: &Inner| inner.removing.as_ref() != Some(place);
         self.until(|inner| !inner.session.is_moving() && is_free(inner))
             .await;
-        // What was on its way there meanwhile.
-        let arrived = self.unlist(place);
+        let left = self.strike(place);
         self.note_owed().await?;
-        Ok(arrived)
+        Ok(left)
     }
 
-    fn unlist(&self, place: &Place) -> Option<Entry> {
+    /// Takes over what another file of ours has left, or may have left, at the place: it is replaced.
+    pub fn inherit(&self, left: Left) {
         let target = &mut self.lock().target;
-        target.attempts.retain(|one| one.place != *place);
-        let at = target
+        left.attempts
+            .into_iter()
+            .for_each(|attempt| target.attempt(attempt));
+        if let Some(entry) = left.entry {
+            target.replaces = Some(entry);
+            target.exclusive = false;
+        }
+    }
+
+    /// Nobody takes `place` after all: what was left there goes with the next commit again. Returns it if
+    /// none is to come.
+    pub fn relist(&self, place: &Place, left: Left) -> Option<Entry> {
+        let mut inner = self.lock();
+        if inner.session.is_settled() {
+            return left.entry;
+        }
+        let target = &mut inner.target;
+        left.attempts
+            .into_iter()
+            .for_each(|attempt| target.attempt(attempt));
+        target
             .removes
-            .iter()
-            .position(|(there, _)| there == place)?;
-        Some(target.removes.swap_remove(at).1)
-    }
-
-    /// Takes over what another file of ours has left at the place: it is replaced.
-    pub fn inherit(&self, entry: Entry) {
-        let target = &mut self.lock().target;
-        target.replaces = Some(entry);
-        target.exclusive = false;
+            .extend(left.entry.map(|entry| (place.clone(), entry)));
+        None
     }
 
     /// Makes a change of the target durable, if anything is owed.

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::store::memory::{Fault, Memory};
+use futures_util::FutureExt;
 use std::time::Duration;
 use tokio::sync::Semaphore;
 
@@ -304,7 +305,7 @@ async fn unlink_during_a_commit_learns_what_the_store_has() {
     while bench.store.count("finish") == 0 {
         tokio::task::yield_now().await;
     }
-    bench.writer.unlinked(true);
+    bench.writer.unlinked();
     gate.add_permits(1);
     // The commit could not be stopped any more: whoever unlinks learns what there is to remove.
     let entry = bench.writer.landed().await.unwrap().pop().unwrap().1;
@@ -598,24 +599,76 @@ async fn a_name_that_must_be_new_is_taken_even_by_the_same_bytes() {
 }
 
 #[tokio::test]
-async fn unlink_does_not_wait_for_a_request_that_does_not_answer() {
-    for arrived in [false, true] {
+async fn an_unlink_waits_for_a_request_that_the_server_has_in_full() {
+    for bytes in [&b"hello"[..], b""] {
         let bench = bench(None).await;
-        let _never = gate(&bench, "put");
-        bench.writer.write(0, b"hello").unwrap();
+        let gate = gate(&bench, "put");
+        bench.writer.touched().unwrap();
+        bench.writer.write(0, bytes).unwrap();
         let answer = bench.writer.close();
         asked(&bench, "put", 1).await;
-        bench.writer.unlinked(false);
-        if arrived {
-            bench.store.plant("f", b"hello");
-        }
-        let left = bench.writer.landed().await.unwrap();
+        bench.writer.unlinked();
+        let (left, ()) = tokio::join!(bench.writer.landed(), async {
+            for _ in 0..100 {
+                tokio::task::yield_now().await;
+            }
+            gate.add_permits(1);
+        });
+        let names: Vec<_> = left.unwrap().into_iter().map(|(at, _)| at.name).collect();
+        assert_eq!(names, ["f"]);
         bench.writer.removed();
         done(answer).await.unwrap();
-        let names: Vec<_> = left.iter().map(|(place, _)| &*place.name).collect();
-        assert_eq!(names, if arrived { vec!["f"] } else { vec![] });
-        assert_eq!(bench.store.count("stat"), 1, "its outcome is looked for");
     }
+}
+
+#[tokio::test]
+async fn an_unlink_gives_up_a_request_that_the_server_has_not_in_full() {
+    let bench = bench(None).await;
+    let gate = gate(&bench, "body");
+    bench.writer.write(0, b"hello").unwrap();
+    let answer = bench.writer.close();
+    sending(&bench).await;
+    bench.writer.unlinked();
+    assert_eq!(bench.writer.landed().await.unwrap(), []);
+    bench.writer.removed();
+    gate.add_permits(1);
+    done(answer).await.unwrap();
+    assert_eq!(bench.store.paths(), Vec::<String>::new());
+    assert_eq!(bench.store.count("stat"), 0, "nothing is in doubt");
+}
+
+#[tokio::test]
+async fn the_last_byte_is_not_given_away_once_an_upload_is_cancelled() {
+    #[derive(Debug)]
+    struct Zeros;
+    #[async_trait::async_trait]
+    impl crate::store::Source for Zeros {
+        async fn read(&self, range: Range<u64>) -> Result<Bytes> {
+            Ok(Bytes::from(vec![0; (range.end - range.start) as usize]))
+        }
+    }
+    use crate::store::Source;
+    let of = |progress| upload::Whole {
+        source: &Zeros,
+        size: 10,
+        progress,
+    };
+    let progress = Progress::default();
+    of(&progress).read(0..5).await.unwrap();
+    progress.cancel();
+    of(&progress).read(5..9).await.unwrap();
+    let last = of(&progress).read(9..10).await;
+    assert_eq!(last.unwrap_err().kind, Kind::Cancelled);
+    assert!(!progress.may_be_stored());
+    progress.stopped().await;
+
+    let progress = Progress::default();
+    of(&progress).read(0..10).await.unwrap();
+    progress.cancel();
+    // A connection that broke: the same once more.
+    of(&progress).read(0..10).await.unwrap();
+    assert!(progress.may_be_stored());
+    assert!(progress.stopped().now_or_never().is_none());
 }
 
 #[tokio::test]
@@ -681,7 +734,7 @@ async fn what_is_about_to_be_replaced_is_waited_for() {
     bench.writer.write(0, b"hello").unwrap();
     let answer = bench.writer.close();
     asked(&bench, "put", 1).await;
-    bench.writer.unlinked(true);
+    bench.writer.unlinked();
     let (left, ()) = tokio::join!(bench.writer.landed(), async { gate.add_permits(1) });
     assert_eq!(left.unwrap().len(), 1);
     bench.writer.removed();
@@ -694,14 +747,15 @@ async fn a_request_whose_outcome_is_unknown_is_looked_for_before_the_next() {
     let bench = bench(None).await;
     bench.writer.lock().target.exclusive = true;
     let gate = gate(&bench, "put");
+    fail(&bench, "put", Kind::Broken);
     bench.writer.write(0, b"hello").unwrap();
     let mut answer = bench.writer.close();
     asked(&bench, "put", 1).await;
-    bench.writer.unlinked(false);
+    bench.writer.unlinked();
     bench.store.plant("f", b"hello");
+    gate.add_permits(9);
     bench.writer.landed().await.unwrap();
     assert!(answer.try_recv().is_err(), "the name may stay");
-    gate.add_permits(9);
     bench.writer.revived();
     done(answer).await.unwrap();
     assert_eq!(bench.store.count("put"), 1, "it turned out to be there");
@@ -870,11 +924,18 @@ fn mode(mode: u32) -> Attrs {
 async fn owing() -> Bench {
     let bench = bench(None).await;
     bench.writer.set_promise(Promise::Spool);
-    let _never = gate(&bench, "put");
+    let _never = gate(&bench, "body");
     bench.writer.write(0, b"hello").unwrap();
     done(bench.writer.close()).await.unwrap();
-    asked(&bench, "put", 1).await;
+    sending(&bench).await;
     bench
+}
+
+/// The writer has begun to send.
+async fn sending(bench: &Bench) {
+    while bench.writer.look().1 != Flight::Uploading {
+        tokio::task::yield_now().await;
+    }
 }
 
 #[tokio::test]
@@ -983,7 +1044,7 @@ async fn a_promise_that_was_not_made_is_not_answered() {
 async fn a_name_that_is_gone_leaves_no_record_behind_and_its_bytes_to_who_reads_them() {
     let bench = owing().await;
     assert_eq!(promised(&bench).len(), 1);
-    bench.writer.unlinked(false);
+    bench.writer.unlinked();
     bench.writer.landed().await.unwrap();
     bench.writer.removed();
     bench.writer.note_owed().await.unwrap();
@@ -1009,7 +1070,7 @@ async fn a_name_that_goes_while_its_version_is_made_durable_is_not_promised() {
     bench.writer.write(0, b"hello").unwrap();
     let answer = bench.writer.close();
     until_keeping(&bench.writer).await;
-    bench.writer.unlinked(false);
+    bench.writer.unlinked();
     bench.writer.removed();
     done(answer).await.unwrap();
     bench.writer.landed().await.unwrap();
@@ -1078,7 +1139,8 @@ async fn who_takes_an_old_name_waits_for_its_removal_and_is_not_removed() {
     bench.writer.write(0, b"new").unwrap();
     let answer = bench.writer.close();
     asked(&bench, "remove", 1).await;
-    let mut taken = Box::pin(bench.writer.strike(&was));
+    bench.writer.strike(&was);
+    let mut taken = Box::pin(bench.writer.struck(&was));
     assert!(
         futures_util::poll!(&mut taken).is_pending(),
         "it may remove what comes next"

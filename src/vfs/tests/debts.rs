@@ -448,6 +448,7 @@ async fn a_create_that_fails_leaves_nothing_here() {
     bench.vfs.release(open.fh);
     settle(&bench).await;
     assert_eq!(bench.store.content("log.1").unwrap(), vec![2; 100]);
+    assert_eq!(bench.store.paths(), ["log.1"]);
     let left = bench.vfs.drain(Duration::ZERO).await;
     assert_eq!((left.kept, left.refused), (0, 0));
 }
@@ -674,16 +675,20 @@ async fn a_file_renamed_over_one_that_is_owed_takes_its_place() {
     assert_eq!(bench.store.paths(), ["f"]);
 }
 
-#[tokio::test]
-async fn a_name_goes_while_its_upload_does_not_answer() {
+#[tokio::test(start_paused = true)]
+async fn a_name_does_not_go_before_the_upload_of_its_bytes_has_an_answer() {
     let bench = bench_with(Memory::new(), |options| options.commit = Promise::Spool).await;
-    *bench.store.gate.lock().unwrap() = Some(("put", Arc::new(Semaphore::new(0))));
+    let gate = Arc::new(Semaphore::new(0));
+    *bench.store.gate.lock().unwrap() = Some(("put", gate.clone()));
     write_file(&bench.vfs, ROOT, "f", b"x").await;
     while bench.store.count("put") == 0 {
         tokio::task::yield_now().await;
     }
-    // It has arrived; only the answer has not.
-    bench.store.plant("f", b"x");
+    // Whoever looked now would find nothing, and the file would come a moment later.
+    let told = bench.vfs.unlink(ROOT, "f").await;
+    assert_eq!(told.unwrap_err().kind, Kind::Timeout);
+    assert!(bench.vfs.lookup(ROOT, "f").await.is_ok());
+    gate.add_permits(1);
     bench.vfs.unlink(ROOT, "f").await.unwrap();
     assert!(bench.store.paths().is_empty());
     assert_eq!(bench.vfs.write.spool.bytes(), 0);
@@ -839,4 +844,64 @@ async fn a_name_that_others_gave_to_a_file_which_is_written_here_is_not_removed(
     bench.vfs.drain(Duration::from_secs(600)).await;
     assert_eq!(bench.store.paths(), ["f", "f.tmp"]);
     assert_eq!(bench.store.content("f").unwrap(), "");
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_takes_a_name_takes_over_what_may_have_been_stored_there() {
+    let bench = bench_with(Memory::new(), |options| options.commit = Promise::Spool).await;
+    let vfs = &bench.vfs;
+    let fault = || Fault {
+        op: "put",
+        kind: Kind::Broken,
+        done: false,
+    };
+    bench.store.faults.lock().unwrap().push_back(fault());
+    write_file(vfs, ROOT, "a", b"").await;
+    vfs.landed().await;
+    bench.store.faults.lock().unwrap().push_back(fault());
+    vfs.rename(ROOT, "a", ROOT, "b", false).await.unwrap();
+    vfs.landed().await;
+    // The same bytes, under the name of which it is not known whether the store has them.
+    write_file(vfs, ROOT, "a", b"").await;
+    vfs.drain(Duration::from_secs(600)).await;
+    assert_eq!(bench.store.paths(), ["a", "b"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_arrives_late_under_an_old_name_is_no_conflict_with_who_has_it_now() {
+    let bench = bench_with(Memory::new(), |options| options.commit = Promise::Spool).await;
+    let vfs = &bench.vfs;
+    let gate = Arc::new(Semaphore::new(0));
+    *bench.store.gate.lock().unwrap() = Some(("put", gate.clone()));
+    write_file(vfs, ROOT, "a", b"first").await;
+    while bench.store.count("put") == 0 {
+        tokio::task::yield_now().await;
+    }
+    let second = async {
+        while vfs.lookup(ROOT, "b").await.is_err() {
+            tokio::task::yield_now().await;
+        }
+        let arrives = async {
+            for _ in 0..100 {
+                tokio::task::yield_now().await;
+            }
+            gate.add_permits(1);
+            while bench.store.content("a").is_none() {
+                tokio::task::yield_now().await;
+            }
+        };
+        let (made, ()) = tokio::join!(vfs.create(ROOT, "a", 0o644, TRUNC), arrives);
+        let (_, open) = made.unwrap();
+        vfs.write(open.fh, 0, b"second").await.unwrap();
+        // What was seen before is not believed at the commit.
+        tokio::time::advance(Duration::from_secs(6)).await;
+        close(vfs, open.fh).await.unwrap();
+        gate.add_permits(9);
+    };
+    let (moved, ()) = tokio::join!(vfs.rename(ROOT, "a", ROOT, "b", false), second);
+    moved.unwrap();
+    vfs.drain(Duration::from_secs(600)).await;
+    assert_eq!(bench.store.content("a").unwrap(), "second");
+    assert_eq!(bench.store.content("b").unwrap(), "first");
+    assert_eq!(bench.store.paths(), ["a", "b"]);
 }
