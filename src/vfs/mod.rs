@@ -393,7 +393,7 @@ fn file_status(tree: &Tree, node: &Node) -> Option<FileStatus> {
         (_, write::Top::Touched | write::Top::Written, _) => FileState::Dirty,
         (write::Flight::Parked, ..) => match writer.parked() {
             Some((_, true)) => FileState::Deferred,
-            _ => FileState::Unsent,
+            _ => FileState::Owed,
         },
         (.., write::Last::Failed { .. }) if writer.is_open() => FileState::Failed,
         (.., write::Last::Failed { .. }) => FileState::Unsent,
