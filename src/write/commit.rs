@@ -325,7 +325,8 @@ impl Writer {
     async fn send(self: &Arc<Self>, progress: &Progress) -> Result<()> {
         let started = Instant::now();
         let (content, mut target, tried) = {
-            let inner = self.lock();
+            let mut inner = self.lock();
+            inner.date(&self.context.store.caps().keeps);
             let content = inner.frozen.clone();
             let content = content.ok_or(Error::new(Kind::Protocol, "send"))?;
             let tried = inner.failures > 0 || matches!(inner.session.last(), Last::Failed { .. });

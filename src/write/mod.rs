@@ -30,7 +30,7 @@ pub use spool::{Found, Noted, Spool, SpoolFile};
 
 use crate::error::{Error, Kind, Result};
 use crate::read::Cache;
-use crate::store::{Algo, Attrs, Digests, Entry, Place, Store};
+use crate::store::{Algo, Attrs, Digests, Entry, Keeps, Place, Store};
 use bytes::Bytes;
 use content::{Content, Lower};
 use serde::{Deserialize, Serialize};
@@ -40,7 +40,7 @@ use std::fmt::Debug;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::{Notify, oneshot};
 use upload::Progress;
 
@@ -154,6 +154,10 @@ pub struct Left {
     /// What it may have there.
     pub attempts: Vec<Attempt>,
 }
+
+/// What is sent so long after the last write gets the time of that write; else the store's own will do, which
+/// costs no request.
+const LATE: Duration = Duration::from_secs(10);
 
 /// So many versions in doubt are remembered of a file, the latest.
 const ATTEMPTS_MAX: usize = 8;
@@ -272,6 +276,7 @@ impl Writer {
             let number = record.at_ms;
             inner.owed = inner.frozen.clone().map(|content| Owed { content, number });
             inner.sealed = number;
+            inner.written = Some(SystemTime::UNIX_EPOCH + Duration::from_millis(number));
             // The earlier process may have sent it.
             let earlier = Attempt {
                 place: record.target.place.clone(),
@@ -977,6 +982,15 @@ impl Inner {
             record.digests = frozen.digests();
         }
         record
+    }
+
+    /// What is sent long after it was written is still of then; of what is only moved that is when the store got it.
+    fn date(&mut self, keeps: &Keeps) {
+        let late = |at: &SystemTime| at.elapsed().is_ok_and(|age| age > LATE);
+        if keeps.mtime.is_some() && self.target.attrs.mtime.is_none() {
+            let of_base = || self.base.as_ref().map(|base| base.modified);
+            self.target.attrs.mtime = self.written.or_else(of_base).filter(late);
+        }
     }
 
     /// It has taken another place: of all that was promised for that place this is the latest.

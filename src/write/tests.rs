@@ -1152,3 +1152,40 @@ async fn who_takes_an_old_name_waits_for_its_removal_and_is_not_removed() {
     assert_eq!(bench.store.content("f").unwrap(), "theirs");
     assert_eq!(bench.store.content("g").unwrap(), "new");
 }
+
+#[tokio::test]
+async fn what_is_sent_late_has_the_time_of_its_last_write() {
+    let then = SystemTime::now() - Duration::from_secs(3600);
+    let sent = async |bench: &Bench| {
+        let place = bench.writer.target().place;
+        bench.store.stat(&place).await.unwrap().attrs.mtime
+    };
+    let bench = bench(None).await;
+    fail(&bench, "put", Kind::Broken);
+    bench.writer.write(0, b"hello").unwrap();
+    done(bench.writer.close()).await.unwrap_err();
+    bench.writer.lock().written = Some(then);
+    done(bench.writer.sync()).await.unwrap();
+    assert_eq!(sent(&bench).await, Some(then));
+    // The store's own time will do for what is sent at once.
+    bench.writer.write(5, b" world").unwrap();
+    done(bench.writer.close()).await.unwrap();
+    assert_eq!(sent(&bench).await, None);
+}
+
+#[tokio::test]
+async fn what_an_earlier_process_promised_has_the_time_of_then() {
+    let bench = owing().await;
+    let context = bench.writer.context.clone();
+    let file = bench.writer.files().remove(0);
+    let mut record = Record::new(Class::Acknowledged, bench.writer.target());
+    record.size = 5;
+    record.at_ms = 1_000_000_000_000;
+    *bench.store.gate.lock().unwrap() = None;
+    let later = Writer::adopt(2, context, file, &record).await.unwrap();
+    later.go();
+    later.settled().await.unwrap();
+    let entry = bench.store.stat(&record.target.place).await.unwrap();
+    let then = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000_000);
+    assert_eq!(entry.attrs.mtime, Some(then));
+}

@@ -657,7 +657,9 @@ impl World {
     /// shown.
     fn is_blind(&self, name: &str) -> bool {
         let fault = self.store.faults.lock().unwrap();
-        self.model.foreign.contains_key(name) && fault.front().is_some_and(|one| one.op == "stat")
+        let blind =
+            fault.front().is_some_and(|one| one.op == "stat") || self.life().vfs.is_silent();
+        self.model.foreign.contains_key(name) && blind
     }
 
     fn is_open(&self, name: &str) -> bool {
