@@ -227,6 +227,9 @@ impl Vfs {
         let deferred = self.is_deferred(new_name);
         let looked = self.looked(over, new_parent, new_name);
         self.take_name(ino, new_parent, new_name);
+        if let Some(over) = over {
+            self.tree().bequeath(over, ino);
+        }
         let ghost = self.tree().take_ghost(new_parent, new_name, ino);
         let (over_entry, struck) = match ghost {
             Some((entry, by)) => (over_entry.or(entry), by),

@@ -364,6 +364,14 @@ impl Tree {
         Some((ghost.entry, writer))
     }
 
+    /// The commit of `heir` removes from here on what that of `of` had to.
+    pub(super) fn bequeath(&mut self, of: u64, heir: u64) {
+        let ghosts = self.ghosts.iter_mut();
+        ghosts
+            .filter(|ghost| ghost.by == of)
+            .for_each(|ghost| ghost.by = heir);
+    }
+
     /// The commit of `by` has removed what it had to.
     pub(super) fn lay(&mut self, by: u64) {
         self.ghosts.retain(|ghost| ghost.by != by);

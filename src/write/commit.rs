@@ -249,6 +249,10 @@ impl Writer {
         log::error!("{path}: owed, tried again in {} s: {error}", wait.as_secs());
         let writer = self.clone();
         self.context.rt.spawn(async move {
+            // Who lists what is owed while nothing is mounted is told why.
+            if let Err(error) = writer.note_owed().await {
+                log::warn!("the error is not kept: {error}");
+            }
             tokio::time::sleep(wait).await;
             writer.go();
         });

@@ -830,10 +830,15 @@ impl Writer {
         let owed = {
             let inner = self.lock();
             inner.owed.clone().map(|owed| {
+                let error = match inner.session.last() {
+                    Last::Failed { error, .. } => Some(error.to_string()),
+                    Last::None | Last::Committed => None,
+                };
                 let record = Record {
                     size: owed.content.layer.size(),
                     digests: owed.content.digests(),
                     at_ms: owed.number,
+                    error,
                     ..Record::new(Class::Acknowledged, inner.target.clone())
                 };
                 let file = owed.content.file.clone();

@@ -1008,6 +1008,10 @@ impl SpoolFile {
 /// Bytes copied at a time.
 const COPY_STEP: u64 = 1 << 20;
 
+/// The blocks of a file above this size, in bytes, are freed by a thread of their own: that takes time, and who
+/// drops a file may hold a lock.
+const LARGE: u64 = 64 << 20;
+
 impl Drop for SpoolFile {
     fn drop(&mut self) {
         let mut state = self.state();
@@ -1020,9 +1024,17 @@ impl Drop for SpoolFile {
             }
             return;
         }
+        let file = self
+            .open_locked(&state)
+            .or_else(|e| self.handle.file().ok_or(e));
         self.remove_locked(&mut state);
         drop(state);
         self.uncharge(u64::MAX);
+        let size = |file: &Arc<File>| file.metadata().map_or(0, |meta| meta.len());
+        if let Some(file) = file.ok().filter(|file| size(file) > LARGE) {
+            self.handle.close();
+            std::thread::spawn(move || drop(file));
+        }
     }
 }
 

@@ -884,7 +884,31 @@ fn what_was_found_before_is_not_there_again() {
         },
         Rename { from: 1, to: 0 },
     ];
+    // A file takes over, with the name of another, what that had to remove; whose old name is then taken again.
+    let heir = [
+        Open {
+            slot: 0,
+            name: 2,
+            cut: no,
+        },
+        Remount,
+        Rename { from: 2, to: 3 },
+        Open {
+            slot: 2,
+            name: 0,
+            cut: no,
+        },
+        Rename { from: 0, to: 3 },
+        Close { slot: 2 },
+        Open {
+            slot: 2,
+            name: 2,
+            cut: no,
+        },
+        Fsync { slot: 2 },
+    ];
     for promise in [Promise::Store, Promise::Spool] {
+        play(promise, &heir);
         play(promise, &chain);
         play(promise, &keeping);
         play(promise, &stray);
