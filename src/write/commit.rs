@@ -660,10 +660,9 @@ impl Writer {
                 inner.target.replaces = Some(entry.clone());
             } else {
                 inner.base = Some(Arc::new(entry.clone()));
-                inner
-                    .target
-                    .removes
-                    .push((new.place.clone(), entry.clone()));
+                let target = &mut inner.target;
+                target.attempts.retain(|one| one.place != new.place);
+                target.removes.push((new.place.clone(), entry.clone()));
             }
             let path = inner.target.path.clone();
             (self.decide(&mut inner, Event::Sent), here, path, owed)

@@ -748,19 +748,29 @@ impl Writer {
         self: &Arc<Self>,
         change: impl FnOnce(&mut Target),
     ) -> futures_util::future::BoxFuture<'static, Result<()>> {
-        let later = {
+        let (later, on_its_way) = {
             // One step: a commit must find both places or the new one.
             let mut inner = self.lock();
             let was = inner.target.place.clone();
             change(&mut inner.target);
+            let mut on_its_way = None;
             if inner.target.place != was {
                 inner.renumber();
+                let uploading = inner.session.flight() == Flight::Uploading;
+                on_its_way = inner.sending.clone().filter(|_| uploading);
             }
-            self.decide(&mut inner, Event::Moved)
+            if let Some(attempt) = &on_its_way {
+                inner.target.attempt(attempt.clone());
+            }
+            (self.decide(&mut inner, Event::Moved), on_its_way)
         };
         self.perform(later);
         let writer = self.clone();
         Box::pin(async move {
+            if on_its_way.is_some() {
+                // The answer may take long: after a crash meanwhile it is looked for under both names.
+                writer.note_owed().await?;
+            }
             // What is made durable now is so with the place that it has then.
             writer
                 .until(|inner| !inner.session.is_moving() && !inner.session.is_kept_soon())

@@ -905,3 +905,31 @@ async fn what_arrives_late_under_an_old_name_is_no_conflict_with_who_has_it_now(
     assert_eq!(bench.store.content("b").unwrap(), "first");
     assert_eq!(bench.store.paths(), ["a", "b"]);
 }
+
+#[tokio::test]
+async fn a_rename_that_did_not_wait_for_a_hanging_upload_is_durable() {
+    let set = |options: &mut Options| {
+        options.commit = Promise::Spool;
+        options.name_timeout = Duration::from_millis(100);
+    };
+    let work = async |store: &Arc<Memory>, vfs: &Vfs| {
+        let never = Arc::new(Semaphore::new(0));
+        *store.gate.lock().unwrap() = Some(("put", never));
+        write_file(vfs, ROOT, "a", b"x").await;
+        while store.count("put") == 0 {
+            tokio::task::yield_now().await;
+        }
+        vfs.rename(ROOT, "a", ROOT, "b", false).await.unwrap();
+    };
+    for arrived in [false, true] {
+        let before = |store: &Arc<Memory>| {
+            if arrived {
+                store.plant("a", b"x");
+            }
+        };
+        let (store, vfs, taken) = crash_after(set, work, before).await;
+        assert_eq!((taken.sending, taken.odd.len()), (1, 0), "{taken:?}");
+        vfs.landed().await;
+        assert_eq!(store.paths(), ["b"]);
+    }
+}
