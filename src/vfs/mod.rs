@@ -255,7 +255,8 @@ impl Vfs {
         }
         let answer = tokio::time::timeout(PATIENCE, question).await;
         let answer = answer.unwrap_or(timeout);
-        let away = matches!(&answer, Err(error) if error.kind.worth_another_try());
+        let away = |error: &Error| matches!(error.kind, Kind::Timeout | Kind::Unreachable);
+        let away = answer.as_ref().is_err_and(away);
         *lock(&self.silent_since) = away.then(tokio::time::Instant::now);
         answer
     }

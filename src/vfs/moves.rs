@@ -171,7 +171,13 @@ impl Vfs {
             .tree()
             .place(new_parent, new_name)
             .ok_or_else(missing)?;
-        self.part_from_ghost(new_parent, new_name).await?;
+        self.part_from_ghost(new_parent, new_name, Some(ino))
+            .await?;
+        // Nothing of an older file may arrive or be removed under the new name once this one is sent there.
+        let by = self.tree().haunted_by(new_parent, new_name, ino);
+        if let Some(by) = by {
+            by.departed(&place).await;
+        }
         // Nothing may arrive under the new name after this file has.
         let mut replaced = match over {
             Some(over) => self.give_up(over).await?,
@@ -232,7 +238,15 @@ impl Vfs {
         }
         let ghost = self.tree().take_ghost(new_parent, new_name, ino);
         let (over_entry, struck) = match ghost {
-            Some((entry, by)) => (over_entry.or(entry), by),
+            Some((entry, by)) => {
+                let left = by.as_ref().map(|by| by.strike(&place));
+                let left = left.unwrap_or_default();
+                writer.inherit(Left {
+                    entry: None,
+                    attempts: left.attempts,
+                });
+                (over_entry.or(left.entry).or(entry), by)
+            }
             None => (over_entry, None),
         };
         let path = self.tree().path(ino);
@@ -245,10 +259,6 @@ impl Vfs {
         let rest = async move {
             let writer = copier;
             if let Some(by) = struck {
-                writer.inherit(Left {
-                    entry: None,
-                    ..by.strike(&there)
-                });
                 writer.inherit(by.struck(&there).await?);
             }
             noted.await?;
@@ -297,12 +307,18 @@ impl Vfs {
     }
 
     /// Before a name is taken again that the store still has for another file: the bytes which that file
-    /// still needs of it are brought into the spool, or its commit is waited for.
-    pub(super) async fn part_from_ghost(&self, parent: u64, name: &str) -> Result<()> {
+    /// still needs of it are brought into the spool, or its commit is waited for. But not if it is `moved` back there.
+    pub(super) async fn part_from_ghost(
+        &self,
+        parent: u64,
+        name: &str,
+        moved: Option<u64>,
+    ) -> Result<()> {
         let writer = {
             let tree = self.tree();
-            let by = tree.ghost(parent, name).and_then(|(_, by)| tree.get(by));
-            by.and_then(|node| node.writer.clone())
+            let by = tree.ghost(parent, name).map(|(_, by)| by);
+            let by = by.filter(|by| Some(*by) != moved);
+            by.and_then(|by| tree.get(by)?.writer.clone())
         };
         let Some(writer) = writer else { return Ok(()) };
         self.within_name_timeout("create", async {
@@ -529,11 +545,12 @@ fn redirect(
     }
     target.removes.extend(replaced);
     // Back under a name that it had: what is there is replaced, not removed.
+    let here = target.place.clone();
     let back = target
         .removes
-        .iter()
-        .position(|(there, _)| *there == target.place);
-    let back = back.map(|at| target.removes.swap_remove(at).1);
+        .extract_if(.., |(there, _)| *there == here)
+        .last();
+    let back = back.map(|(_, entry)| entry);
     target.replaces = over.or(back);
     target.looked = looked;
     target.exclusive = false;

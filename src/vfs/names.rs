@@ -252,7 +252,7 @@ impl Vfs {
         flags: OpenFlags,
     ) -> Result<(Attr, Open)> {
         self.check_new_name(parent, name)?;
-        self.part_from_ghost(parent, name).await?;
+        self.part_from_ghost(parent, name, None).await?;
         let found = self
             .within_name_timeout("create", self.find(parent, name))
             .await?;
@@ -334,11 +334,7 @@ impl Vfs {
         }
         if let Some(by) = &struck {
             let left = by.strike(&writer.target().place);
-            writer.inherit(Left {
-                // It may have been removed meanwhile.
-                entry: None,
-                ..left
-            });
+            writer.inherit(left);
         }
         Ok((writer, struck))
     }
@@ -349,23 +345,14 @@ impl Vfs {
         let mut tree = self.tree();
         tree.detach(writer.ino());
         if let Some(by) = struck {
-            tree.haunt(parent, name, target.replaces.clone(), by.ino());
             let left = Left {
-                entry: target.replaces,
+                entry: target.replaces.clone(),
                 attempts: target.attempts,
             };
-            if let Some(stray) = by.relist(&target.place, left) {
-                // Its commit is over.
-                let (me, store) = (self.me.clone(), self.store.clone());
-                self.write.rt.spawn(async move {
-                    let removed = write::remove_stray(&*store, &target.place, &stray).await;
-                    if let Err(error) = removed {
-                        log::warn!("{}: an older name stays on the store: {error}", stray.name);
-                    }
-                    if let Some(vfs) = me.upgrade() {
-                        vfs.tree().lay(by.ino());
-                    }
-                });
+            if by.relist(&target.place, left) {
+                tree.haunt(parent, name, target.replaces, by.ino());
+            } else if target.replaces.is_some() {
+                log::warn!("{}: an older name stays on the store", target.path);
             }
         }
         drop(tree);

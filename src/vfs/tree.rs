@@ -350,6 +350,13 @@ impl Tree {
         self.ghosts.iter().any(|ghost| ghost.is_at(parent, name))
     }
 
+    /// The writer, other than of `to`, that has left something under a name, or may have.
+    pub(super) fn haunted_by(&self, parent: u64, name: &str, to: u64) -> Option<Arc<Writer>> {
+        let here = |ghost: &&Ghost| ghost.is_at(parent, name) && ghost.by != to;
+        let ghost = self.ghosts.iter().rfind(here)?;
+        self.get(ghost.by)?.writer.clone()
+    }
+
     /// `to` takes the name over and answers for what the store has there. The entry, and the writer that had to
     /// remove it.
     pub(super) fn take_ghost(

@@ -284,7 +284,14 @@ impl Vfs {
             return Err(busy("a program has it open"));
         }
         writer.unlinked();
-        writer.at_rest().await;
+        let rest = async {
+            writer.at_rest().await;
+            Ok(())
+        };
+        if let Err(error) = self.within_name_timeout("discard", rest).await {
+            writer.revived();
+            return Err(error);
+        }
         writer.removed();
         let mut tree = self.tree();
         match tree.get_mut(ino) {

@@ -247,10 +247,12 @@ impl Writer {
         inner.failures += 1;
         let path = &inner.target.path;
         log::error!("{path}: owed, tried again in {} s: {error}", wait.as_secs());
+        let why = Some(error.kind);
+        let is_news = std::mem::replace(&mut inner.noted, why) != why;
         let writer = self.clone();
         self.context.rt.spawn(async move {
             // Who lists what is owed while nothing is mounted is told why.
-            if let Err(error) = writer.note_owed().await {
+            if is_news && let Err(error) = writer.note_owed().await {
                 log::warn!("the error is not kept: {error}");
             }
             tokio::time::sleep(wait).await;
@@ -317,7 +319,7 @@ impl Writer {
 
     fn spawn_send(self: &Arc<Self>, inner: &mut Inner) {
         let progress = Arc::new(Progress::default());
-        inner.progress = Some(progress.clone());
+        (inner.progress, inner.sending) = (Some(progress.clone()), None);
         let writer = self.clone();
         self.context.rt.spawn(async move {
             if let Err(error) = writer.send(&progress).await {
@@ -428,21 +430,31 @@ impl Writer {
             let mut inner = self.lock();
             // Unless it was struck off meanwhile.
             if inner.target.attempts.iter().any(|one| one.place == stray.0) {
-                inner.target.removes.push(stray.clone());
-                target.removes.push(stray);
+                for removes in [&mut inner.target.removes, &mut target.removes] {
+                    removes.retain(|(place, _)| *place != stray.0);
+                    removes.push(stray.clone());
+                }
             }
         }
         for (place, stray) in std::mem::take(&mut target.removes) {
             {
                 let mut inner = self.lock();
-                if !inner.target.removes.iter().any(|(at, _)| *at == place) {
-                    // Struck off.
+                let listed = inner.target.removes.iter().any(|(at, _)| *at == place);
+                // Struck off, or what was just committed lies there.
+                if !listed || place == new.place {
                     continue;
                 }
                 inner.removing = Some(place.clone());
             }
             let removed = remove_stray(store, &place, &stray).await;
-            self.lock().removing = None;
+            {
+                let mut inner = self.lock();
+                inner.removing = None;
+                if removed.is_ok() {
+                    let done = |listed: &(Place, Entry)| listed.0 == place && listed.1 == stray;
+                    inner.target.removes.retain(|listed| !done(listed));
+                }
+            }
             self.landed.notify_waiters();
             removed.map_err(|e| e.at(target.path.clone()))?;
         }
@@ -649,7 +661,7 @@ impl Writer {
             if here && last && inner.target.attrs != new.attrs {
                 return Some(inner.target.attrs.clone());
             }
-            inner.progress = None;
+            (inner.progress, inner.sending) = (None, None);
             let owed = inner.owed.as_ref().map(|owed| owed.content.file.clone());
             if here {
                 inner.failures = 0;
@@ -789,7 +801,8 @@ impl Inner {
         self.base = Some(Arc::new(entry.clone()));
         self.target.replaces = Some(entry.clone());
         self.target.looked = Some(now());
-        self.target.removes.clear();
+        let here = self.target.place.clone();
+        self.target.removes.retain(|(place, _)| *place != here);
         self.target.exclusive = false;
         self.target.attempts.clear();
     }

@@ -238,6 +238,8 @@ struct Inner {
     /// Since when it is parked, and how many tries failed in a row.
     parked: Option<Instant>,
     failures: u32,
+    /// Which kind of error the record of what is owed tells.
+    noted: Option<Kind>,
     /// What is on its way.
     sending: Option<Attempt>,
     /// An old name that is being removed from the store.
@@ -276,7 +278,8 @@ impl Writer {
             let number = record.at_ms;
             inner.owed = inner.frozen.clone().map(|content| Owed { content, number });
             inner.sealed = number;
-            inner.written = Some(SystemTime::UNIX_EPOCH + Duration::from_millis(number));
+            let written = Duration::from_millis(record.written_ms.unwrap_or(number));
+            inner.written = Some(SystemTime::UNIX_EPOCH + written);
             // The earlier process may have sent it.
             let earlier = Attempt {
                 place: record.target.place.clone(),
@@ -301,6 +304,10 @@ impl Writer {
         {
             let mut inner = writer.lock();
             inner.owed = None;
+            // Somebody may have taken these names since: what is refused has no part in that.
+            let here = inner.target.place.clone();
+            inner.target.removes.clear();
+            inner.target.attempts.retain(|one| one.place == here);
             inner.session = Session::default();
             // Nothing is to be kept that is not kept already.
             inner
@@ -362,6 +369,7 @@ impl Writer {
             written: None,
             parked: None,
             failures: 0,
+            noted: None,
             sending: None,
             removing: None,
         };
@@ -753,16 +761,19 @@ impl Writer {
             let mut inner = self.lock();
             let was = inner.target.place.clone();
             change(&mut inner.target);
-            let mut on_its_way = None;
-            if inner.target.place != was {
+            let moved = inner.target.place != was;
+            if moved {
                 inner.renumber();
-                let uploading = inner.session.flight() == Flight::Uploading;
-                on_its_way = inner.sending.clone().filter(|_| uploading);
             }
+            let later = self.decide(&mut inner, Event::Moved);
+            // What is cancelled by now, and was not given away in full, never arrives.
+            let given = |progress: &Arc<Progress>| progress.may_be_stored();
+            let given = moved && inner.progress.as_ref().is_some_and(given);
+            let on_its_way = inner.sending.clone().filter(|_| given);
             if let Some(attempt) = &on_its_way {
                 inner.target.attempt(attempt.clone());
             }
-            (self.decide(&mut inner, Event::Moved), on_its_way)
+            (later, on_its_way)
         };
         self.perform(later);
         let writer = self.clone();
@@ -785,9 +796,9 @@ impl Writer {
         let target = &mut self.lock().target;
         let there = |one: &mut Attempt| one.place == *place;
         let attempts = target.attempts.extract_if(.., there).collect();
-        let at = target.removes.iter().position(|(at, _)| at == place);
+        let entries = target.removes.extract_if(.., |(at, _)| *at == *place);
         Left {
-            entry: at.map(|at| target.removes.swap_remove(at).1),
+            entry: entries.last().map(|(_, entry)| entry),
             attempts,
         }
     }
@@ -798,12 +809,17 @@ impl Writer {
     /// # Errors
     /// Those of the spool.
     pub async fn struck(&self, place: &Place) -> Result<Left> {
-        let is_free = |inner: &Inner| inner.removing.as_ref() != Some(place);
-        self.until(|inner| !inner.session.is_moving() && is_free(inner))
-            .await;
+        self.departed(place).await;
         let left = self.strike(place);
         self.note_owed().await?;
         Ok(left)
+    }
+
+    /// Returns when nothing of it is under way to or at `place` any more, where it was before.
+    pub async fn departed(&self, place: &Place) {
+        let is_free = |inner: &Inner| inner.removing.as_ref() != Some(place);
+        self.until(|inner| !inner.session.is_moving() && is_free(inner))
+            .await;
     }
 
     /// Takes over what another file of ours has left, or may have left, at the place: it is replaced.
@@ -818,12 +834,12 @@ impl Writer {
         }
     }
 
-    /// Nobody takes `place` after all: what was left there goes with the next commit again. Returns it if
+    /// Nobody takes `place` after all: what was left there goes with the next commit again; `false` if
     /// none is to come.
-    pub fn relist(&self, place: &Place, left: Left) -> Option<Entry> {
+    pub fn relist(&self, place: &Place, left: Left) -> bool {
         let mut inner = self.lock();
         if inner.session.is_settled() {
-            return left.entry;
+            return false;
         }
         let target = &mut inner.target;
         left.attempts
@@ -832,7 +848,7 @@ impl Writer {
         target
             .removes
             .extend(left.entry.map(|entry| (place.clone(), entry)));
-        None
+        true
     }
 
     /// Makes a change of the target durable, if anything is owed.
@@ -848,6 +864,7 @@ impl Writer {
                     size: owed.content.layer.size(),
                     digests: owed.content.digests(),
                     at_ms: owed.number,
+                    written_ms: inner.written_ms(),
                     error,
                     ..Record::new(Class::Acknowledged, inner.target.clone())
                 };
@@ -992,11 +1009,17 @@ impl Inner {
     fn record(&self, class: Class) -> Record {
         let mut record = Record::new(class, self.target.clone());
         record.at_ms = self.sealed;
+        record.written_ms = self.written_ms();
         if let Some(frozen) = &self.frozen {
             record.size = frozen.layer.size();
             record.digests = frozen.digests();
         }
         record
+    }
+
+    fn written_ms(&self) -> Option<u64> {
+        let since = self.written?.duration_since(SystemTime::UNIX_EPOCH).ok()?;
+        u64::try_from(since.as_millis()).ok()
     }
 
     /// What is sent long after it was written is still of then; of what is only moved that is when the store got it.

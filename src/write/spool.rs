@@ -412,6 +412,7 @@ impl Record {
             digests: crate::store::Digests::default(),
             upload: None,
             error: None,
+            written_ms: None,
             at_ms: next_ms(),
         }
     }
@@ -463,6 +464,14 @@ struct State {
 }
 
 impl State {
+    /// Of the name that its bytes have, or had.
+    fn ending(&self) -> &'static str {
+        match self.home {
+            Home::Cache => "cache",
+            Home::Data | Home::Nowhere => "data",
+        }
+    }
+
     fn new(class: Class) -> Self {
         State {
             class,
@@ -547,16 +556,12 @@ impl SpoolFile {
         if let Some(file) = self.handle.file() {
             return Ok(file);
         }
-        let ending = match state.home {
-            Home::Cache => "cache",
-            Home::Data | Home::Nowhere => "data",
-        };
         let mut how = OpenOptions::new();
         let how = how.read(true).write(true);
         let file = self
             .spool
             .handles
-            .open(how, &self.stem.with_extension(ending))?;
+            .open(how, &self.stem.with_extension(state.ending()))?;
         Ok(self.spool.handles.keep(&self.handle, file))
     }
 
@@ -1024,16 +1029,22 @@ impl Drop for SpoolFile {
             }
             return;
         }
-        let file = self
-            .open_locked(&state)
-            .or_else(|e| self.handle.file().ok_or(e));
+        let size = match self.handle.file() {
+            Some(file) => file.metadata(),
+            None => std::fs::metadata(self.stem.with_extension(state.ending())),
+        };
+        let large = size.is_ok_and(|meta| meta.len() > LARGE);
+        let file = large
+            .then(|| self.open_locked(&state))
+            .and_then(|file| file.ok());
         self.remove_locked(&mut state);
         drop(state);
         self.uncharge(u64::MAX);
-        let size = |file: &Arc<File>| file.metadata().map_or(0, |meta| meta.len());
-        if let Some(file) = file.ok().filter(|file| size(file) > LARGE) {
+        if let Some(file) = file {
             self.handle.close();
-            std::thread::spawn(move || drop(file));
+            let thread = std::thread::Builder::new().name("free".to_owned());
+            // Without one it is freed here.
+            drop(thread.spawn(move || drop(file)));
         }
     }
 }

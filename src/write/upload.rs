@@ -148,7 +148,8 @@ pub(super) async fn send(load: &Load<'_>, progress: &Progress) -> Result<Sent> {
     if store.caps().size_max.is_some_and(|max| new.size > max) {
         return Err(Error::new(Kind::TooLarge, "upload"));
     }
-    progress.check()?;
+    // The one before, if there was one, was refused.
+    progress.begins_anew()?;
     let whole = Whole {
         source,
         size: new.size,

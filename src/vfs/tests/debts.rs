@@ -933,3 +933,180 @@ async fn a_rename_that_did_not_wait_for_a_hanging_upload_is_durable() {
         assert_eq!(store.paths(), ["b"]);
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_file_that_is_renamed_there_and_back_is_not_removed() {
+    for fails in [true, false] {
+        let bench = bench_with(Memory::new(), |options| options.commit = Promise::Spool).await;
+        let vfs = &bench.vfs;
+        bench.store.plant("a", b"old");
+        vfs.readdir(ROOT).await.unwrap();
+        let gate = Arc::new(Semaphore::new(0));
+        *bench.store.gate.lock().unwrap() = Some(("put", gate.clone()));
+        write_file(vfs, ROOT, "a", b"new").await;
+        while bench.store.count("put") == 0 {
+            tokio::task::yield_now().await;
+        }
+        let (moved, ()) = tokio::join!(vfs.rename(ROOT, "a", ROOT, "b", false), async {
+            gate.add_permits(1)
+        });
+        moved.unwrap();
+        let mut held = None;
+        if fails {
+            bench.store.faults.lock().unwrap().push_back(Fault {
+                op: "put",
+                kind: Kind::Later,
+                done: false,
+            });
+            gate.add_permits(1);
+            vfs.landed().await;
+        } else {
+            let ino = vfs.lookup(ROOT, "b").await.unwrap().ino;
+            held = Some(vfs.open(ino, WRITE).await.unwrap());
+        }
+        *bench.store.gate.lock().unwrap() = None;
+        let (moved, ()) = tokio::join!(vfs.rename(ROOT, "b", ROOT, "a", false), async {
+            gate.add_permits(9)
+        });
+        moved.unwrap();
+        if let Some(open) = held {
+            close(vfs, open.fh).await.unwrap();
+        }
+        vfs.drain(Duration::from_secs(600)).await;
+        assert_eq!(bench.store.paths(), ["a"]);
+        assert_eq!(bench.store.content("a").unwrap(), "new");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_has_arrived_under_an_old_name_is_no_conflict_with_who_takes_it_next() {
+    let bench = bench_with(Memory::new(), |options| options.commit = Promise::Spool).await;
+    let vfs = &bench.vfs;
+    let gate = Arc::new(Semaphore::new(0));
+    *bench.store.gate.lock().unwrap() = Some(("put", gate.clone()));
+    write_file(vfs, ROOT, "a", b"first").await;
+    while bench.store.count("put") == 0 {
+        tokio::task::yield_now().await;
+    }
+    let (moved, ()) = tokio::join!(vfs.rename(ROOT, "a", ROOT, "b", false), async {
+        gate.add_permits(1)
+    });
+    moved.unwrap();
+    let (_, open) = vfs.create(ROOT, "a", 0o644, TRUNC).await.unwrap();
+    vfs.write(open.fh, 0, b"second").await.unwrap();
+    tokio::time::advance(Duration::from_secs(6)).await;
+    close(vfs, open.fh).await.unwrap();
+    gate.add_permits(9);
+    vfs.drain(Duration::from_secs(600)).await;
+    assert_eq!(bench.store.paths(), ["a", "b"]);
+    assert_eq!(bench.store.content("a").unwrap(), "second");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_file_renamed_to_where_an_older_upload_hangs_waits_for_it() {
+    let bench = bench_with(Memory::new(), |options| {
+        options.commit = Promise::Spool;
+        options.name_timeout = Duration::from_secs(10);
+    })
+    .await;
+    let vfs = &bench.vfs;
+    let late = Arc::new(Semaphore::new(0));
+    *bench.store.gate.lock().unwrap() = Some(("put", late.clone()));
+    write_file(vfs, ROOT, "a", b"first").await;
+    while bench.store.count("put") == 0 {
+        tokio::task::yield_now().await;
+    }
+    vfs.rename(ROOT, "a", ROOT, "a.bak", false).await.unwrap();
+    *bench.store.gate.lock().unwrap() = Some(("body", Arc::new(Semaphore::new(0))));
+    write_file(vfs, ROOT, "c", b"second").await;
+    for _ in 0..200 {
+        tokio::task::yield_now().await;
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    *bench.store.gate.lock().unwrap() = None;
+    let (moved, ()) = tokio::join!(vfs.rename(ROOT, "c", ROOT, "a", false), async {
+        for _ in 0..300 {
+            tokio::task::yield_now().await;
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        late.add_permits(9);
+    });
+    moved.unwrap();
+    vfs.drain(Duration::from_secs(600)).await;
+    assert_eq!(bench.store.paths(), ["a", "a.bak"]);
+    assert_eq!(bench.store.content("a").unwrap(), "second");
+}
+
+/// A mount whose next upload has sent all of `a` and gets no answer; who may give it.
+async fn hanging(commit: Promise) -> (Bench, Arc<Semaphore>) {
+    let bench = bench_with(Memory::new(), |options| {
+        options.commit = commit;
+        options.name_timeout = Duration::from_secs(10);
+    })
+    .await;
+    let gate = Arc::new(Semaphore::new(0));
+    *bench.store.gate.lock().unwrap() = Some(("put", gate.clone()));
+    (bench, gate)
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_cancelled_before_its_last_byte_is_not_looked_for_under_the_old_name() {
+    let (bench, _) = hanging(Promise::Spool).await;
+    let vfs = &bench.vfs;
+    let never = Arc::new(Semaphore::new(0));
+    *bench.store.gate.lock().unwrap() = Some(("body", never));
+    write_file(vfs, ROOT, "a", b"x").await;
+    let ino = vfs.lookup(ROOT, "a").await.unwrap().ino;
+    while vfs.writer(ino).unwrap().look().1 != write::Flight::Uploading {
+        tokio::task::yield_now().await;
+    }
+    *bench.store.gate.lock().unwrap() = None;
+    // Somebody else's, with the same bytes.
+    bench.store.plant("a", b"x");
+    vfs.rename(ROOT, "a", ROOT, "b", false).await.unwrap();
+    vfs.drain(Duration::from_secs(600)).await;
+    assert_eq!(bench.store.paths(), ["a", "b"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rename_back_does_not_wait_for_the_store() {
+    let (bench, _) = hanging(Promise::Spool).await;
+    let vfs = &bench.vfs;
+    bench.store.plant("a", b"old");
+    vfs.readdir(ROOT).await.unwrap();
+    let never = Arc::new(Semaphore::new(0));
+    *bench.store.gate.lock().unwrap() = Some(("body", never));
+    let begin = tokio::time::Instant::now();
+    vfs.rename(ROOT, "a", ROOT, "b", false).await.unwrap();
+    vfs.rename(ROOT, "b", ROOT, "a", false).await.unwrap();
+    assert!(begin.elapsed() < vfs.options.name_timeout);
+    assert!(vfs.lookup(ROOT, "a").await.is_ok());
+}
+
+#[tokio::test]
+async fn what_is_sent_again_on_request_removes_nothing_under_names_that_it_had() {
+    let work = async |store: &Arc<Memory>, vfs: &Vfs| {
+        let fail = || {
+            let fault = Fault {
+                op: "put",
+                kind: Kind::Broken,
+                done: false,
+            };
+            store.faults.lock().unwrap().push_back(fault);
+        };
+        let (_, open) = vfs.create(ROOT, "a", 0o644, TRUNC).await.unwrap();
+        vfs.write(open.fh, 0, b"x").await.unwrap();
+        fail();
+        close(vfs, open.fh).await.unwrap_err();
+        fail();
+        vfs.rename(ROOT, "a", ROOT, "b", false).await.unwrap_err();
+        refused(vfs).await;
+        // The same bytes under the name of which it is not known whether the store has them.
+        write_file(vfs, ROOT, "a", b"x").await;
+    };
+    let (store, vfs, _) = crash_after(|_| {}, work, |_| {}).await;
+    let id = refused(&vfs).await;
+    vfs.retry(&id).await.unwrap();
+    vfs.landed().await;
+    assert_eq!(store.paths(), ["a", "b"]);
+}
