@@ -90,10 +90,9 @@ impl Kind {
             Kind::Quota => libc::EDQUOT,
             Kind::Stale | Kind::Conflict => libc::ESTALE,
             Kind::Busy => libc::EBUSY,
-            Kind::Timeout | Kind::Later => libc::ETIMEDOUT,
-            Kind::Unreachable | Kind::Broken | Kind::Restart | Kind::Mismatch | Kind::Protocol => {
-                libc::EIO
-            }
+            // Which bound ends the tries to reach a server, of the call or of the tries, is no news to a program.
+            Kind::Timeout | Kind::Later | Kind::Unreachable => libc::ETIMEDOUT,
+            Kind::Broken | Kind::Restart | Kind::Mismatch | Kind::Protocol => libc::EIO,
             Kind::Unsupported => libc::EOPNOTSUPP,
             Kind::NotPermitted => libc::EPERM,
             Kind::CrossDevice => libc::EXDEV,

@@ -5,6 +5,8 @@
 mod common;
 
 use common::mount::has_fuse;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
@@ -52,7 +54,9 @@ impl Home {
     }
 
     fn config(self, mode: u32, text: &str) -> Self {
-        self.file("config/assetfs/config.toml", mode, text)
+        let path = self.path("config.toml").display().to_string();
+        self.file("config.toml", mode, text)
+            .var("ASSETFS_CONFIG", &path)
     }
 
     /// Runs the command in the home, called `name`.
@@ -68,8 +72,7 @@ impl Home {
             .env_clear()
             .env("PATH", std::env::var_os("PATH").unwrap_or_default())
             .env("HOME", self.dir.path())
-            .env("XDG_CONFIG_HOME", self.path("config"))
-            .env("XDG_STATE_HOME", self.path("state"))
+            .env("ASSETFS_STATE_DIR", self.path("state"))
             .envs(self.vars.iter().cloned())
             .output()
             .unwrap();
@@ -248,6 +251,74 @@ fn a_server_that_is_not_there_mounts_nothing() {
     }
 }
 
+/// A port of this machine that answers in plain http to whatever comes, for as long as the test runs.
+fn plain_port() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            let mut stream: &TcpStream = &stream;
+            let mut hello = [0; 4096];
+            // Whoever went away again needs no answer.
+            if stream.read(&mut hello).is_ok() {
+                drop(stream.write_all(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n"));
+            }
+        }
+    });
+    port
+}
+
+#[test]
+fn https_to_a_port_that_speaks_http_is_told() {
+    if !has_fuse() {
+        return;
+    }
+    let at = format!("127.0.0.1:{}", plain_port());
+    for source in [
+        format!("proget+https://{at}/endpoints/files"),
+        format!("iotfile+https://{at}/0123456789abcdef0123456789abcdef"),
+    ] {
+        let token = home().var("ASSETFS_TOKEN", "t");
+        let err = token.refuses(&source, &[], &format!("{at} does not speak https"));
+        assert!(err.contains("+http://"), "{err}");
+    }
+}
+
+#[test]
+fn a_remount_is_refused_with_what_to_do_instead() {
+    home().refuses(NOWHERE, &["-o", "remount,ro"], "unmount it");
+    let ended = home().called("mount.assetfs", &[NOWHERE, "m", "-o", "remount,ro"]);
+    assert_eq!(ended.status, Some(32), "{ended:?}");
+    assert!(
+        ended.err.contains("-o remount is not supported"),
+        "{ended:?}"
+    );
+}
+
+#[test]
+fn settings_that_nothing_works_with_are_refused_with_the_smallest_that_does() {
+    home().refuses(
+        NOWHERE,
+        &["-o", "part_size=0"],
+        "part_size (-o): \"0\" is too small to work with: at least 64K",
+    );
+    home().refuses(NOWHERE, &["-o", "memory=1"], "at least 1M");
+    home().refuses(NOWHERE, &["--memory", "1"], "at least 1M");
+}
+
+#[test]
+fn a_table_that_is_wrong_is_no_more_than_a_warning_to_another_mount() {
+    let text = "[remote.good]\nsource = \"demo:nowhere\"\n[remote.bad]\nsource = \"demo:nowhere\"\nupload = 1\n";
+    let with = || home().config(0o644, text);
+    let err = with().refuses("bad", &[], "config.toml: [remote.bad] key \"upload\"");
+    assert_eq!(err.lines().count(), 1, "{err}");
+    let err = with().refuses("good", &[], "assetfs: there is no folder nowhere");
+    assert!(
+        err.starts_with("assetfs: warning: ") && err.contains("[remote.bad]"),
+        "{err}"
+    );
+}
+
 #[test]
 fn mounts_helper_takes_the_arguments_of_mount() {
     let ended = home().called(
@@ -294,7 +365,16 @@ fn the_commands_that_ask_a_mount_say_when_there_is_none() {
 fn help_groups_settings_and_says_where_credentials_come_from() {
     let ended = home().run(&["mount", "--help"]);
     assert_eq!(ended.status, Some(0));
-    for words in ["ProGet:", "--part-size", "[default: 8M]", "ASSETFS_API_KEY"] {
+    for words in [
+        "proget+https://HOST/",
+        "iotfile+https://GATEWAY/ENTITY",
+        "demo:DIR",
+        "[remote.NAME]",
+        "ProGet:",
+        "--part-size",
+        "[default: 8M]",
+        "ASSETFS_API_KEY",
+    ] {
         assert!(ended.out.contains(words), "{words}: {}", ended.out);
     }
     assert!(home().run(&["--version"]).out.starts_with("assetfs 0."));

@@ -286,7 +286,7 @@ fn a_server_that_dies_in_the_middle_of_a_cp_fails_it_and_the_rest_answers_from_m
             assert_eq!(m.sh("ls $M/d; stat -c %s $M/d/a; cat $M/d/a"), "a\n1\na");
             m.sh("df $M > /dev/null");
             let ended = m.ended(copying);
-            ended.refused("error");
+            ended.refused("Connection timed out");
             assert_eq!(m.names("d"), ["a"]);
             m.start_server();
             m.make("small", "small");
@@ -311,6 +311,44 @@ fn a_server_that_is_away_for_a_moment_is_not_noticed() {
         assert!(ended.status.success(), "{ended:?}");
         assert!(m.settle("b").status.success());
         assert_eq!(m.stored("b").unwrap(), b"hello\n");
+    });
+}
+
+#[test]
+fn a_server_that_refuses_connections_is_etimedout_whatever_is_called() {
+    let setup = hasty()
+        .with("name_timeout", "1s")
+        .with("attr_ttl", "0s")
+        .with("negative_ttl", "0s");
+    let setup = setup.on_server("a", "a").on_server("d/x", "x");
+    setup.leaves_unsent().mounted(|m| {
+        assert_eq!(m.names(""), ["a", "d"]);
+        let open = m.update("a");
+        m.stop_server();
+        let timed_out = |what: &str, told: std::io::Result<()>| {
+            assert_eq!(errno(told), libc::ETIMEDOUT, "{what}");
+        };
+        let list = |name| {
+            std::fs::read_dir(m.at(name))
+                .and_then(|mut rows| rows.try_for_each(|row| row.map(drop)))
+        };
+        timed_out("list", list("d"));
+        timed_out("look", std::fs::metadata(m.at("new")).map(drop));
+        timed_out("read", open.read_at(&mut [0; 1], 0).map(drop));
+        timed_out("mkdir", std::fs::create_dir(m.at("new")));
+        timed_out("rmdir", std::fs::remove_dir(m.at("d")));
+        timed_out("unlink", std::fs::remove_file(m.at("a")));
+        timed_out("rename", std::fs::rename(m.at("a"), m.at("b")));
+        timed_out("symlink", std::os::unix::fs::symlink("a", m.at("new")));
+        timed_out("create", File::create(m.at("new")).map(drop));
+        timed_out(
+            "utimens",
+            open.set_modified(std::time::SystemTime::UNIX_EPOCH),
+        );
+        open.write_all_at(b"b", 0).unwrap();
+        timed_out("fsync", open.sync_all());
+        drop(open);
+        m.start_server();
     });
 }
 

@@ -6,6 +6,7 @@ mod common;
 use assetfs::serve::{Action, Rule};
 use common::mount::{Given, Mount, PROGRAM, given};
 use rustix::process::Signal;
+use std::io::{BufRead, BufReader};
 
 /// Everything is acknowledged when it is in the spool, and the server never answers to `a`.
 fn spooling() -> Given {
@@ -134,23 +135,50 @@ fn an_external_unmount_exits_3_when_drain_timeout_is_over() {
 }
 
 #[test]
-fn refused_files_alone_are_told_and_exit_0() {
+fn umount_exits_3_when_only_what_was_refused_stays_and_nobody_says_that_everything_is_sent() {
     let full = Rule::answer(507).path("content/a");
     given().rules([full]).leaves_unsent().mounted(|m| {
         assert_eq!(m.put("a", "x"), "close ENOSPC");
         let (ended, status) = m.unmount();
         assert_eq!(
             (ended.status.code(), status),
-            (Some(0), Some(0)),
+            (Some(3), Some(3)),
             "{ended:?}"
         );
-        assert!(
-            ended
-                .err
-                .contains("kept in the spool: 1 file, failed or not closed"),
-            "{ended:?}"
+        ended.refused(
+            "is unmounted; kept in the spool: 1 file, failed or not closed: assetfs unsent list",
         );
+        let log = m.log();
+        assert!(log.contains("kept in the spool: 1 file"), "{log}");
+        assert!(!log.contains("everything is sent"), "{log}");
         assert_eq!(m.spooled().len(), 1, "the bytes are kept");
+        m.mount();
+        let (ended, status) = m.unmount();
+        let codes = (ended.status.code(), status);
+        assert_eq!(codes, (Some(0), Some(0)), "nothing was left by this one");
+        assert!(m.log().contains("everything is sent"));
+    });
+}
+
+#[test]
+fn sigterm_exits_3_when_a_file_is_written_and_not_closed() {
+    given().leaves_unsent().mounted(|m| {
+        m.make(
+            "hold.py",
+            "import os,sys
+f=os.open(os.environ['M']+'/a',os.O_WRONLY|os.O_CREAT,0o644)
+os.write(f,b'half')
+for line in sys.stdin: print('yes',flush=True)
+",
+        );
+        let mut program = m.talk("exec python3 hold.py");
+        program.say("is it written?");
+        m.signal(Signal::TERM);
+        assert_eq!(m.wait_for_end(), Some(3));
+        let log = m.log();
+        assert!(log.contains("1 file, failed or not closed"), "{log}");
+        assert_eq!(m.stored("a"), None);
+        program.end();
     });
 }
 
@@ -181,6 +209,54 @@ fn wait_exits_1_when_a_file_failed_and_says_why() {
         assert_eq!(ended.status.code(), Some(1), "{ended:?}");
         ended.refused("/a is unsent: ");
         ended.refused("no space left");
+        ended.refused("it is not sent by itself: assetfs unsent list");
+    });
+}
+
+#[test]
+fn a_shell_does_not_hear_what_close_answers_and_wait_says_it() {
+    let full = Rule::answer(507).path("content/a");
+    given().rules([full]).leaves_unsent().mounted(|m| {
+        assert_eq!(m.sh("echo x > $M/a; echo $?"), "0");
+        let late = m.assetfs(&["wait", "--timeout=300ms", m.at("a").to_str().unwrap()]);
+        assert_eq!(late.status.code(), Some(124), "{late:?}");
+        late.refused("no space left");
+        m.rules([]);
+        assert_eq!(m.settle("a").status.code(), Some(0));
+        assert_eq!(m.stored("a").unwrap(), b"x\n");
+    });
+}
+
+#[test]
+fn wait_goes_on_while_a_file_is_owed_and_tells_in_the_end_what_is_not_sent_by_itself() {
+    let full = || Rule::answer(507).path("content/");
+    let setup = given()
+        .with("commit", "spool")
+        .with("commit_for", "refused=close");
+    setup.rules([full()]).leaves_unsent().mounted(|m| {
+        m.write("owed", "promised");
+        assert_eq!(m.put("refused", "x"), "close ENOSPC");
+        m.logs("/owed: owed, tried again in");
+        assert_eq!(m.xattr("owed", "user.assetfs.state"), "owed");
+        for path in [m.at("owed"), m.root()] {
+            let ended = m.assetfs(&["wait", "--timeout=300ms", path.to_str().unwrap()]);
+            assert_eq!(ended.status.code(), Some(124), "{ended:?}");
+            ended.refused("/owed is owed, and tried again by itself: ");
+            ended.refused("no space left");
+        }
+        let mut waiting = m.start(&format!("{PROGRAM} wait $M"));
+        let mut told = BufReader::new(waiting.stderr.take().unwrap());
+        let mut line = String::new();
+        told.read_line(&mut line).unwrap();
+        assert!(line.contains("/owed is owed"), "{line}");
+        m.rules([]);
+        let ended = m.ended(waiting);
+        assert_eq!(ended.status.code(), Some(1), "one was refused");
+        assert_eq!(m.stored("owed").unwrap(), b"promised");
+        line.clear();
+        told.read_line(&mut line).unwrap();
+        assert!(line.starts_with("assetfs: /refused is unsent: "), "{line}");
+        assert_eq!(m.settle("owed").status.code(), Some(0));
     });
 }
 
@@ -202,7 +278,7 @@ fn a_dead_mount_is_told_with_its_mountpoint_and_what_to_do() {
             let ended = m.assetfs(&args);
             assert_eq!(ended.status.code(), Some(1), "{ended:?}");
             ended.refused(&advice);
-            ended.refused(&format!("fusermount3 -u {root}"));
+            ended.refused(&format!("fusermount3 -u -z {root}"));
             assert_eq!(ended.err.lines().count(), 1, "{ended:?}");
             assert!(!ended.err.contains("os error"), "{ended:?}");
         }
@@ -211,7 +287,7 @@ fn a_dead_mount_is_told_with_its_mountpoint_and_what_to_do() {
         let args = m.mount_args();
         let args: Vec<&str> = args.iter().map(String::as_str).collect();
         m.assetfs(&args).refused(&advice);
-        m.sh("fusermount3 -u $M");
+        m.sh("fusermount3 -u -z $M");
         m.mount();
         assert_eq!(m.read("d/a"), b"a");
     });

@@ -106,7 +106,9 @@ fn a_refusal_is_retried_or_discarded_after_a_remount_too() {
         for name in ["a", "b", "c"] {
             assert_eq!(m.put(name, format!("mine {name}")), "close EACCES");
         }
-        m.remount();
+        let (_, status) = m.unmount();
+        assert_eq!(status, Some(3));
+        m.mount();
         assert_eq!(states(m), ["refused /a 6", "refused /b 6", "refused /c 6"]);
         m.rules([]);
         m.change_on_server("b", "theirs");
@@ -127,7 +129,9 @@ fn a_refusal_is_retried_or_discarded_after_a_remount_too() {
         unsent(m, &["discard", "b"]).refused("--yes");
         assert_eq!(states(m), ["refused /b 6"]);
         let shown = does(m, &["discard", "--yes", "b"]);
-        assert!(shown.contains("/b"), "{shown}");
+        assert!(shown.contains("  refused "), "{shown}");
+        let done = format!("\n{}: discarded\n", m.at("b").display());
+        assert!(shown.ends_with(&done), "{shown}");
         assert_eq!(states(m), Vec::<String>::new());
         assert_eq!(m.spooled(), Vec::<String>::new());
         assert_eq!(m.read("b"), b"theirs");
@@ -204,6 +208,8 @@ fn what_is_owed_is_listed_without_a_mount_and_sent_by_the_next() {
         assert_eq!(ended.status.code(), Some(3), "{ended:?}");
         assert_eq!(m.wait_for_end(), Some(3));
         assert_eq!(states(m), ["owed /a 8"]);
+        let why = &listed(m).1[0].1;
+        assert!(why.contains("/a: no space left"), "{why}");
         let offline = unsent(m, &["retry", "a"]);
         assert_eq!(offline.status.code(), Some(3), "{offline:?}");
         offline.refused("the next mount");
@@ -253,7 +259,7 @@ fn bytes_that_rotted_are_an_error_of_export_that_force_does_not_hide() {
     full().mounted(|m| {
         assert_eq!(m.put("a", vec![7; 200_000]), "close ENOSPC");
         let (_, status) = m.unmount();
-        assert_eq!(status, Some(0));
+        assert_eq!(status, Some(3));
         let data = &data_files(m)[0];
         let file = std::fs::File::options().write(true).open(data).unwrap();
         file.write_all_at(&[8], 70_000).unwrap();
@@ -287,7 +293,7 @@ fn a_damaged_record_is_listed_as_odd_and_another_sources_spool_is_left_alone() {
             assert_eq!(m.put(name, "mine"), "close ENOSPC");
         }
         let (_, status) = m.unmount();
-        assert_eq!(status, Some(0));
+        assert_eq!(status, Some(3));
         let data = data_files(m);
         let record = |at: usize| data[at].with_extension("json");
         let is_a = std::fs::read_to_string(record(0))
@@ -329,7 +335,7 @@ fn a_spool_that_a_process_holds_without_answering_is_told_and_not_touched() {
     full().mounted(|m| {
         assert_eq!(m.put("a", "mine"), "close ENOSPC");
         let (_, status) = m.unmount();
-        assert_eq!(status, Some(0));
+        assert_eq!(status, Some(3));
         let folder = data_files(m)[0].parent().unwrap().to_owned();
         let lock = std::fs::File::open(folder.join("lock")).unwrap();
         rustix::fs::flock(&lock, rustix::fs::FlockOperation::LockExclusive).unwrap();

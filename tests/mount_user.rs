@@ -34,8 +34,9 @@ struct Users {
 enum Who {
     Owner,
     Other,
+    Root,
 }
-use Who::{Other, Owner};
+use Who::{Other, Owner, Root};
 
 fn users(test: impl FnOnce(&Users)) {
     if !has_fuse() {
@@ -110,6 +111,9 @@ impl Users {
 
     /// User and group.
     fn ids(&self, who: Who) -> (u32, u32) {
+        if matches!(who, Root) {
+            return (0, 0);
+        }
         let id = |flag: &str| {
             let output = run(Command::new("id").args([flag, self.names[who as usize].as_str()]));
             String::from_utf8(output.stdout)
@@ -187,9 +191,10 @@ impl Users {
 
 impl Drop for Users {
     fn drop(&mut self) {
-        let mnt = self.path("home/mnt");
-        // Only a test that broke leaves something mounted.
-        let _ = rustix::mount::unmount(mnt, rustix::mount::UnmountFlags::DETACH);
+        for mnt in ["home/mnt", "closed", "open"].map(|name| self.path(name)) {
+            // Only a test that broke leaves something mounted.
+            let _ = rustix::mount::unmount(mnt, rustix::mount::UnmountFlags::DETACH);
+        }
         set_mode(DEVICE, self.mode & 0o7777);
         for name in &self.names {
             drop(Command::new("userdel").args(["-f", name]).output());
@@ -245,6 +250,54 @@ fn what_an_ordinary_user_mounts_and_keeps_is_closed_to_others() {
         );
         u.sh(Owner, "assetfs umount mnt");
         assert_eq!(u.sh(Owner, "cat ../served/later.part"), "kept\n");
+    });
+}
+
+#[test]
+fn what_others_have_mounted_is_passed_over_and_their_mountpoints_are_refused() {
+    users(|u| {
+        for (on, more) in [("closed", ""), ("open", "-o allow_other")] {
+            let store = format!("../{on}-store");
+            u.sh(
+                Root,
+                &format!("mkdir ../{on} {store}; echo root > {store}/a"),
+            );
+            let mount = format!("assetfs mount --state-dir ../{on}-state {more}");
+            u.sh(Root, &format!("{mount} demo:{store} ../{on}"));
+        }
+        assert_eq!(u.sh(Owner, "cat ../open/a"), "root\n");
+        let without_a_mount = "assetfs status; assetfs unsent list; assetfs unsent retry --all";
+        assert_eq!(
+            u.sh(Owner, without_a_mount),
+            "nothing is mounted\nnothing is unsent\nnothing is unsent\n"
+        );
+        for on in ["closed", "open"] {
+            let whose = format!("{on} belongs to another user");
+            for command in ["status", "umount"] {
+                u.refused(Owner, &format!("assetfs {command} ../{on}"), &whose);
+            }
+        }
+        u.refused(Owner, "assetfs wait ../closed", "Permission denied");
+        u.refused(
+            Owner,
+            "assetfs wait ../open/a",
+            "open belongs to another user",
+        );
+        u.sh(Owner, "assetfs mount files mnt");
+        let shown = u.sh(Owner, "assetfs status");
+        assert_eq!(shown.matches(" on ").count(), 1, "{shown}");
+        assert!(shown.contains("/home/mnt: everything is sent"), "{shown}");
+        let of_root = u.sh(Root, "assetfs status --json");
+        for (on, is_there) in [("closed", true), ("open", true), ("home/mnt", false)] {
+            let on = u.path(on).display().to_string();
+            assert_eq!(
+                of_root.contains(&format!("\"{on}\"")),
+                is_there,
+                "{of_root}"
+            );
+        }
+        u.sh(Owner, "assetfs umount mnt");
+        u.sh(Root, "assetfs umount ../closed; assetfs umount ../open");
     });
 }
 

@@ -553,6 +553,8 @@ fn the_transcript_is_what_happens() {
         return;
     }
     let want = code("transcript");
+    let config = tempfile::NamedTempFile::new().unwrap();
+    let config = config.path();
     let script: Vec<_> = want.lines().filter_map(|l| l.strip_prefix("$ ")).collect();
     assert!(script.len() > 6);
     let dir = tempfile::tempdir().unwrap();
@@ -569,8 +571,8 @@ fn the_transcript_is_what_happens() {
         .current_dir(dir.path())
         .env("PATH", path)
         .env("LC_ALL", "C")
-        .env("XDG_STATE_HOME", dir.path().join("state"))
-        .env("XDG_CONFIG_HOME", dir.path().join("config"))
+        .env("ASSETFS_STATE_DIR", dir.path().join("state"))
+        .env("ASSETFS_CONFIG", config)
         .output()
         .unwrap();
     assert_eq!(String::from_utf8_lossy(&out.stdout), want);

@@ -384,11 +384,12 @@ impl Client {
         request: &Request,
     ) -> Result<Self, String> {
         let shown = mountpoint.display();
-        let gone = |why: std::io::Error| {
-            format!(
+        let gone = |why: std::io::Error| match why.kind() {
+            std::io::ErrorKind::PermissionDenied => anothers(mountpoint),
+            _ => format!(
                 "the process of {shown} does not answer at {}: {why}",
                 socket.display()
-            )
+            ),
         };
         let (_dir, short) = short(socket).map_err(gone)?;
         let mut stream = UnixStream::connect(short).map_err(gone)?;
@@ -460,11 +461,19 @@ pub(super) fn is_foreign(why: Errno) -> bool {
     matches!(why, Errno::NODATA | Errno::OPNOTSUPP)
 }
 
+/// The sentence for a mount of somebody else.
+fn anothers(mountpoint: &Path) -> String {
+    format!(
+        "{} belongs to another user, who alone may ask its process",
+        mountpoint.display()
+    )
+}
+
 pub(super) fn socket_of(mountpoint: &Path) -> Result<PathBuf, String> {
     let shown = mountpoint.display();
     attribute(mountpoint).map_err(|why| match why {
         Errno::NOTCONN => mountpoint::dead(mountpoint),
-        Errno::ACCESS => format!("{shown} belongs to another user, who alone may ask its process"),
+        Errno::ACCESS => anothers(mountpoint),
         why if is_foreign(why) => format!("{shown} is not an assetfs mount"),
         why => format!("cannot ask {shown}: {why}"),
     })

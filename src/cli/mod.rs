@@ -29,7 +29,7 @@ use std::time::Duration;
 /// How a command ends: its exit status, or a sentence that says what to do.
 type Ended = Result<u8, String>;
 
-/// The exit status when acknowledged files are still in the spool.
+/// The exit status when not everything was sent, and the rest is in the spool.
 const KEPT: u8 = 3;
 
 /// What mount(8) takes for "mount failure" from its helpers.
@@ -56,11 +56,11 @@ enum Command {
     /// Mount SOURCE on MOUNTPOINT; returns when the mount answers
     #[command(after_help = AFTER_HELP)]
     Mount(Box<MountArgs>),
-    /// Send what is left, then unmount (exit status 3: some files stay in the spool for the next mount)
+    /// Send what is left, then unmount (exit status 3: not everything was sent, the rest is in the spool)
     Umount(umount::UmountArgs),
-    /// What is dirty, on its way, unsent, cached; of all mounts without MOUNTPOINT
+    /// What is dirty, on its way, unsent, cached; of all mounts of this user without MOUNTPOINT
     Status(status::StatusArgs),
-    /// Wait until these files are committed (exit status 1: one failed; 124: not in time)
+    /// Wait until these files are committed (exit status 1: one is not sent by itself; 124: not in time)
     Wait(wait::WaitArgs),
     /// What a crash or an error left in the spool: list it, send it again, copy it out, discard it
     Unsent(unsent::UnsentArgs),
@@ -83,8 +83,8 @@ enum Command {
 
 #[derive(Args, Debug)]
 struct MountArgs {
-    /// proget+https://HOST/endpoints/DIRECTORY[/FOLDER], box:[FOLDER], demo:DIR, or NAME for [remote.NAME] of
-    /// the configuration file
+    /// proget+https://HOST/endpoints/DIRECTORY[/FOLDER], iotfile+https://GATEWAY/ENTITY[/FOLDER], box:[FOLDER],
+    /// demo:DIR, or NAME for [remote.NAME] of the configuration file
     source: String,
     /// An empty directory
     #[arg(value_hint = ValueHint::DirPath)]
@@ -286,6 +286,21 @@ fn env() -> Env {
         vars,
         root: rustix::process::geteuid().is_root(),
     }
+}
+
+/// What a mount that ended leaves in the spool, one sentence each: files that are owed, and those that failed
+/// or were not closed.
+fn left(kept: usize, refused: usize) -> Vec<String> {
+    let told = |files: usize, what: &str| {
+        (files > 0).then(|| format!("kept in the spool: {}, {what}", progress::count(files)))
+    };
+    [
+        told(refused, "failed or not closed: assetfs unsent list"),
+        told(kept, "to be sent at the next mount"),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
 }
 
 fn runtime() -> Result<tokio::runtime::Runtime, String> {

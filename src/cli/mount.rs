@@ -367,18 +367,11 @@ impl Life<'_> {
     /// Logs, tells and returns how it ended.
     async fn last_words(&self, drained: Drained, ask: Option<Ask>) -> Ended {
         let Drained { kept, refused } = drained;
-        if refused > 0 {
-            log::error!(
-                "kept in the spool: {}, failed or not closed",
-                count(refused)
-            );
+        let left = super::left(kept, refused);
+        for sentence in &left {
+            log::error!("{sentence}");
         }
-        if kept > 0 {
-            log::error!(
-                "kept in the spool: {}, to be sent at the next mount",
-                count(kept)
-            );
-        } else {
+        if left.is_empty() {
             log::info!("everything is sent");
         }
         if let Some(ask) = ask {
@@ -388,7 +381,7 @@ impl Life<'_> {
             // Whoever asked may be stopped, and is not waited for long.
             let _ = tokio::time::timeout(Duration::from_secs(1), ask.written).await;
         }
-        Ok(if kept > 0 { KEPT } else { 0 })
+        Ok(if left.is_empty() { 0 } else { KEPT })
     }
 
     /// Sends what is left: for at most `limit`, or without one as long as there is progress.

@@ -20,6 +20,8 @@ pub(super) struct Mount {
     pub(super) fstype: String,
     /// What is mounted.
     pub(super) source: String,
+    /// Who mounted it, where the filesystem is one of a user (FUSE).
+    pub(super) user: Option<u32>,
 }
 
 impl Mount {
@@ -27,6 +29,17 @@ impl Mount {
     pub(super) fn is_ours(&self) -> bool {
         self.fstype == FSTYPE
     }
+}
+
+/// The assetfs mounts of the user who asks. Those of others answer to nobody else.
+///
+/// # Errors
+/// A sentence if /proc is not there.
+pub(super) fn own() -> Result<Vec<Mount>, String> {
+    let me = rustix::process::getuid().as_raw();
+    let mut mounts = mounts()?;
+    mounts.retain(|mount| mount.is_ours() && mount.user == Some(me));
+    Ok(mounts)
 }
 
 /// All mounts that this process sees, in the order they were made.
@@ -39,16 +52,22 @@ pub(super) fn mounts() -> Result<Vec<Mount>, String> {
         .map_err(|why| format!("cannot read /proc/self/mountinfo: {why}"))
 }
 
-/// proc_pid_mountinfo(5): `36 35 98:0 /root /mnt rw,noatime master:1 - ext3 /dev/root rw`.
+/// proc_pid_mountinfo(5): `36 35 98:0 /root /mnt rw,noatime master:1 - fuse.x SOURCE rw,user_id=0`.
 fn parse(text: &[u8]) -> Vec<Mount> {
     text.split(|b| *b == b'\n')
         .filter_map(|line| {
             let fields: Vec<&[u8]> = line.split(|b| *b == b' ').collect();
             let dash = fields.iter().position(|field| *field == b"-")?;
+            let options =
+                String::from_utf8_lossy(fields.get(dash + 3).copied().unwrap_or_default());
+            let mut options = options.split(',');
             Some(Mount {
                 mountpoint: OsString::from_vec(unescape(fields.get(4)?)).into(),
                 fstype: String::from_utf8_lossy(fields.get(dash + 1)?).into_owned(),
                 source: String::from_utf8_lossy(&unescape(fields.get(dash + 2)?)).into_owned(),
+                user: options
+                    .find_map(|option| option.strip_prefix("user_id="))
+                    .and_then(|id| id.parse().ok()),
             })
         })
         .collect()
@@ -135,7 +154,7 @@ pub(super) fn dead(path: &Path) -> String {
     let on = top(&full, &mounts).map_or(full.as_path(), |mount| &mount.mountpoint);
     format!(
         "{0} is a dead mount (Transport endpoint is not connected; its process is gone): \
-         fusermount3 -u {0}, then mount it again: what was acknowledged and not sent is in the spool and is sent then",
+         fusermount3 -u -z {0}, then mount it again: what was acknowledged and not sent is in the spool and is sent then",
         on.display()
     )
 }
@@ -221,18 +240,21 @@ mod tests {
             mountpoint: path.to_owned(),
             fstype: fstype.to_owned(),
             source: "demo:/x".to_owned(),
+            user: None,
         }]
     }
 
     #[test]
     fn mountinfo_is_read_with_escapes_and_optional_fields() {
         let text =
-            b"36 35 98:0 / /mnt/a\\040b rw master:1 shared:2 - fuse.assetfs demo:/x\\134y rw\n\
+            b"36 35 98:0 / /mnt/a\\040b rw master:1 shared:2 - fuse.assetfs demo:/x\\134y rw,user_id=7,group_id=8\n\
                      37 35 98:0 / /p rw - proc proc rw\n";
         let mounts = parse(text);
         assert_eq!(mounts[0].mountpoint, Path::new("/mnt/a b"));
         assert_eq!(mounts[0].source, "demo:/x\\y");
+        assert_eq!(mounts[0].user, Some(7));
         assert_eq!(mounts[1].fstype, "proc");
+        assert_eq!(mounts[1].user, None);
         assert_eq!(mounts.len(), 2);
     }
 

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 #[derive(Args, Debug)]
 pub(super) struct StatusArgs {
-    /// Where it is mounted [default: all assetfs mounts]
+    /// Where it is mounted [default: all assetfs mounts of this user]
     #[arg(value_hint = ValueHint::DirPath)]
     mountpoint: Option<PathBuf>,
     /// One JSON object per line and mount
@@ -53,7 +53,7 @@ fn once(args: &StatusArgs) -> Result<(String, u8), String> {
         return Ok((show(&Client::report(mountpoint)?)?, 0));
     }
     let (mut text, mut ended) = (String::new(), 0);
-    for mount in mountpoint::mounts()?.iter().filter(|mount| mount.is_ours()) {
+    for mount in mountpoint::own()? {
         match Client::report(&mount.mountpoint) {
             Ok(report) => text.push_str(&show(&report)?),
             Err(why) => {

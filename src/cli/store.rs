@@ -356,23 +356,39 @@ fn iotfile_sentence(why: &Error, source: &Iotfile, resolved: &Resolved) -> Strin
                 source.entity
             )
         }
-        Kind::Unreachable if speaks_of_a_certificate(&cause) => certificate(host, &cause),
-        Kind::Unreachable | Kind::Timeout => {
-            format!("cannot reach {host} ({cause}): check the name, the port and the network")
-        }
+        Kind::Unreachable | Kind::Timeout => unreachable(why.kind, host, &cause),
         Kind::NotFound => format!("{server} has no entity {}: check its id", source.entity),
         Kind::NotDir => format!("{} is a file: mount a folder", source.folder),
         _ => why.to_string(),
     }
 }
 
-/// The server's words, or what lies below.
+/// The server's words, or what lies below, without what the libraries between say of themselves.
 fn cause(why: &Error) -> String {
-    match (&why.said, &why.source) {
+    let whole = match (&why.said, &why.source) {
         (said, _) if !said.is_empty() => said.clone(),
         (_, Some(source)) => source.to_string(),
         (_, None) => String::new(),
+    };
+    match whole.rsplit_once("client error (Connect): ") {
+        Some((_, cause)) => cause.to_owned(),
+        None => whole,
     }
+}
+
+/// What to do about a store that cannot be reached at `host`.
+fn unreachable(kind: Kind, host: &str, cause: &str) -> String {
+    if kind == Kind::Unreachable && speaks_of_a_certificate(cause) {
+        return certificate(host, cause);
+    }
+    // What rustls says of an answer that does not begin like one of TLS.
+    if cause.contains("InvalidContentType") {
+        return format!(
+            "{host} does not speak https ({cause}): check the port; if it is meant to be http, in which the \
+             key and all bytes travel in the clear, write +http:// in the source"
+        );
+    }
+    format!("cannot reach {host} ({cause}): check the name, the port and the network")
 }
 
 /// The credentials as the store wants them: read again when they are refused.
@@ -424,10 +440,7 @@ fn sentence(why: &Error, proget: &Proget, resolved: &Resolved) -> String {
                 proget.directory
             )
         }
-        Kind::Unreachable if speaks_of_a_certificate(&cause) => certificate(host, &cause),
-        Kind::Unreachable | Kind::Timeout => {
-            format!("cannot reach {host} ({cause}): check the name, the port and the network")
-        }
+        Kind::Unreachable | Kind::Timeout => unreachable(why.kind, host, &cause),
         Kind::NotFound if !proget.folder.is_empty() && why.path.ends_with(&proget.folder) => {
             format!(
                 "the folder {} is not in the asset directory {} of {server}: check its name (SOURCE and subdir)",

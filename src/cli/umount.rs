@@ -1,7 +1,7 @@
 //! `assetfs umount`: asks the mount's process to send what is left and to end, and waits for both.
 
 use super::control::{Answer, Client, Request, unexpected};
-use super::progress::{Progress, count};
+use super::progress::Progress;
 use super::{Ended, KEPT};
 use clap::{Args, ValueHint};
 use rustix::event::{PollFd, PollFlags, poll};
@@ -49,18 +49,9 @@ pub(super) fn umount(args: &UmountArgs) -> Ended {
     if let Some(process) = process {
         let _ = poll(&mut [PollFd::new(&process, PollFlags::IN)], None);
     }
-    if refused > 0 {
-        super::eprintln_safe(&format!(
-            "assetfs: kept in the spool: {}, failed or not closed",
-            count(refused)
-        ));
+    let left = super::left(kept, refused);
+    for sentence in &left {
+        super::eprintln_safe(&format!("assetfs: {shown} is unmounted; {sentence}"));
     }
-    if kept > 0 {
-        super::eprintln_safe(&format!(
-            "assetfs: {shown} is unmounted; kept in the spool: {}, to be sent at the next mount",
-            count(kept)
-        ));
-        return Ok(KEPT);
-    }
-    Ok(0)
+    Ok(if left.is_empty() { 0 } else { KEPT })
 }

@@ -100,7 +100,9 @@ pub(super) fn unsent(args: &UnsentArgs) -> Ended {
             Ok(0)
         }
         UnsentCommand::Discard { which, yes, force } => {
-            discard(spools.one(which)?, *yes, *force)?;
+            let found = spools.one(which)?;
+            discard(found, *yes, *force)?;
+            super::print_safe(&format!("{}: discarded\n", found.shown()));
             Ok(0)
         }
     }

@@ -5,6 +5,7 @@ use super::{Ended, mountpoint};
 use crate::vfs::{FileState, FileStatus};
 use clap::{Args, ValueHint};
 use rustix::io::Errno;
+use std::collections::BTreeSet;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -36,54 +37,83 @@ struct Target {
 
 pub(super) fn wait(args: &WaitArgs) -> Ended {
     let start = Instant::now();
-    let mut failed = false;
+    let (mut lost, mut told) = (false, BTreeSet::new());
     for path in &args.paths {
         let target = Target::find(path)?;
         loop {
             let files = target.files()?;
-            let (broken, under_way) = judge(&files);
-            if !under_way {
-                for file in broken {
-                    failed = true;
-                    let why = file.error.as_deref().unwrap_or("no reason was given");
-                    super::eprintln_safe(&format!(
-                        "assetfs: {} is {}: {why}",
-                        file.path,
-                        file.state.word()
-                    ));
+            let coming = files
+                .iter()
+                .any(|file| outlook(file.state) == Outlook::Coming);
+            let late = coming && args.timeout.is_some_and(|limit| start.elapsed() >= limit);
+            if late || !coming {
+                for sentence in files.iter().filter_map(in_the_end) {
+                    super::eprintln_safe(&format!("assetfs: {sentence}"));
                 }
+                if late {
+                    return Ok(TIMED_OUT);
+                }
+                lost |= files
+                    .iter()
+                    .any(|file| outlook(file.state) == Outlook::Lost);
                 break;
             }
-            if args.timeout.is_some_and(|limit| start.elapsed() >= limit) {
-                for file in files.iter().filter(|file| is_under_way(file.state)) {
+            // It may take as long as the store is away: whoever waits wants to know why.
+            for file in files.iter().filter(|file| file.state == FileState::Owed) {
+                if let Some(why) = &file.error
+                    && told.insert(file.path.clone())
+                {
+                    let path = &file.path;
                     super::eprintln_safe(&format!(
-                        "assetfs: {} is still {}",
-                        file.path,
-                        file.state.word()
+                        "assetfs: {path} is owed, and tried again by itself: {why}"
                     ));
                 }
-                return Ok(TIMED_OUT);
             }
             std::thread::sleep(ASK_EVERY);
         }
     }
-    Ok(u8::from(failed))
+    Ok(u8::from(lost))
 }
 
-fn is_under_way(state: FileState) -> bool {
+/// What waiting for a file can bring.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Outlook {
+    /// The store has it.
+    There,
+    /// It is sent by itself.
+    Coming,
+    /// It is not.
+    Lost,
+}
+
+fn outlook(state: FileState) -> Outlook {
     match state {
-        FileState::Dirty | FileState::Sealing | FileState::Uploading | FileState::Deferred => true,
-        FileState::Clean | FileState::Committed | FileState::Failed | FileState::Unsent => false,
+        FileState::Clean | FileState::Committed => Outlook::There,
+        FileState::Dirty
+        | FileState::Sealing
+        | FileState::Uploading
+        | FileState::Deferred
+        | FileState::Owed => Outlook::Coming,
+        FileState::Failed | FileState::Unsent => Outlook::Lost,
     }
 }
 
-/// The files that failed, and whether any is still on its way.
-fn judge(files: &[FileStatus]) -> (Vec<&FileStatus>, bool) {
-    let broken = files
-        .iter()
-        .filter(|file| matches!(file.state, FileState::Failed | FileState::Unsent))
-        .collect();
-    (broken, files.iter().any(|file| is_under_way(file.state)))
+/// What is told of a file when waiting ends; nothing if the store has it.
+fn in_the_end(file: &FileStatus) -> Option<String> {
+    let (path, word) = (&file.path, file.state.word());
+    match (outlook(file.state), file.error.as_deref()) {
+        (Outlook::There, _) => None,
+        (Outlook::Coming, None) => Some(format!("{path} is still {word}")),
+        (Outlook::Coming, Some(why)) => Some(format!("{path} is still {word}: {why}")),
+        (Outlook::Lost, why) => {
+            let why = why.unwrap_or("no reason was given");
+            let then = match file.state {
+                FileState::Failed => "its program still has it open",
+                _ => "it is not sent by itself: assetfs unsent list",
+            };
+            Some(format!("{path} is {word}: {why}; {then}"))
+        }
+    }
 }
 
 impl Target {
@@ -168,29 +198,31 @@ mod tests {
     }
 
     #[test]
-    fn waiting_ends_when_nothing_is_on_its_way() {
-        assert!(!judge(&[]).1);
-        assert!(!judge(&[file(FileState::Committed), file(FileState::Clean)]).1);
-        for state in [
-            FileState::Dirty,
-            FileState::Sealing,
-            FileState::Uploading,
-            FileState::Deferred,
-        ] {
-            assert!(
-                judge(&[file(FileState::Committed), file(state)]).1,
-                "{state:?}"
-            );
-        }
-    }
-
-    #[test]
-    fn what_failed_is_told() {
+    fn what_is_not_there_is_told_with_what_becomes_of_it() {
+        let told = |state, error: Option<&str>| {
+            let error = error.map(str::to_owned);
+            in_the_end(&FileStatus {
+                error,
+                ..file(state)
+            })
+        };
+        assert_eq!(told(FileState::Committed, None), None);
+        let want = |text: &str| Some(text.to_owned());
         assert_eq!(
-            judge(&[file(FileState::Unsent), file(FileState::Failed)])
-                .0
-                .len(),
-            2
+            told(FileState::Uploading, None),
+            want("/a is still uploading")
+        );
+        assert_eq!(
+            told(FileState::Owed, Some("it is full")),
+            want("/a is still owed: it is full")
+        );
+        assert_eq!(
+            told(FileState::Failed, Some("it is full")),
+            want("/a is failed: it is full; its program still has it open")
+        );
+        assert_eq!(
+            told(FileState::Unsent, Some("it is full")),
+            want("/a is unsent: it is full; it is not sent by itself: assetfs unsent list")
         );
     }
 

@@ -47,7 +47,7 @@ impl DashO {
     /// Reads what stood after each `-o`, in order. A comma in a value is written `\,`.
     ///
     /// # Errors
-    /// A sentence for an empty key.
+    /// A sentence for an empty key, and for `remount`.
     pub fn parse<S: AsRef<str>>(given: &[S]) -> Result<Self, String> {
         let mut out = DashO::default();
         for word in given.iter().flat_map(|text| pieces(text.as_ref())) {
@@ -58,6 +58,13 @@ impl DashO {
             match (key, value) {
                 ("", None) => {}
                 ("", Some(_)) => return Err(format!("-o \"{word}\" has no key")),
+                ("remount", _) => {
+                    return Err(
+                        "-o remount is not supported: unmount it (assetfs umount MOUNTPOINT) and mount it \
+                         again with the new settings"
+                            .to_owned(),
+                    );
+                }
                 ("ro", None) => out.pair("read_only", "true"),
                 ("rw", None) => out.pair("read_only", "false"),
                 (key, None) if KERNEL.contains(&key) => out.words.push(key.to_owned()),
@@ -151,6 +158,12 @@ mod tests {
             pairs(&["subdir=a\\,b,uid=1"]),
             [pair("subdir", "a,b"), pair("uid", "1")]
         );
+    }
+
+    #[test]
+    fn a_remount_is_refused_with_what_to_do_instead() {
+        let why = DashO::parse(&["remount,ro"]).unwrap_err();
+        assert!(why.contains("not supported: unmount it"), "{why}");
     }
 
     #[test]

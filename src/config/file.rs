@@ -24,6 +24,9 @@ pub struct Section {
     pub pairs: BTreeMap<String, String>,
     /// `source`, in a remote.
     pub source: Option<String>,
+    /// What is wrong with it, in a sentence that names the table: an error for who asks for it, no more than a
+    /// warning for others.
+    pub wrong: Option<String>,
 }
 
 /// Values may be secret.
@@ -65,19 +68,7 @@ impl File {
             match (key.as_str(), value) {
                 ("remote", Value::Table(remotes)) => {
                     for (name, value) in remotes {
-                        let table = format!("[remote.{name}]");
-                        let Value::Table(entries) = value else {
-                            return Err(format!("{shown}: remote.{name} is not a table {table}"));
-                        };
-                        let mut section = Section::default();
-                        for (key, value) in entries {
-                            section
-                                .take(&key, value, true)
-                                .map_err(|why| format!("{shown}: {table} {why}"))?;
-                        }
-                        if section.source.is_none() {
-                            return Err(format!("{shown}: {table} has no source = \"...\""));
-                        }
+                        let section = Section::remote(&name, value);
                         file.remotes.insert(name, section);
                     }
                 }
@@ -101,6 +92,26 @@ impl File {
 }
 
 impl Section {
+    /// The table `[remote.NAME]`. What can be understood of it is taken whatever is wrong.
+    fn remote(name: &str, value: Value) -> Self {
+        let table = format!("[remote.{name}]");
+        let mut section = Section::default();
+        let Value::Table(entries) = value else {
+            section.wrong = Some(format!("remote.{name} is not a table {table}"));
+            return section;
+        };
+        for (key, value) in entries {
+            if let Err(why) = section.take(&key, value, true) {
+                section.wrong.get_or_insert(format!("{table} {why}"));
+            }
+        }
+        if section.source.is_none() {
+            let why = format!("{table} has no source = \"...\"");
+            section.wrong.get_or_insert(why);
+        }
+        section
+    }
+
     fn take(&mut self, key: &str, value: Value, remote: bool) -> Result<(), String> {
         let value = match value {
             Value::String(text) => text,
@@ -202,22 +213,26 @@ mod tests {
 
     #[test]
     fn an_unknown_key_names_file_table_and_the_nearest_known_key() {
-        let why = parse("[remote.a]\nsource = \"demo:/x\"\nupload = 3").unwrap_err();
+        let wrong = |text| parse(text).unwrap().remotes["a"].wrong.clone();
         assert_eq!(
-            why,
-            "/c.toml: [remote.a] key \"upload\" is not known; did you mean \"uploads\"?"
+            wrong("[remote.a]\nsource = \"demo:/x\"\nupload = 3").unwrap(),
+            "[remote.a] key \"upload\" is not known; did you mean \"uploads\"?"
+        );
+        assert_eq!(
+            wrong("remote.a = 3").unwrap(),
+            "remote.a is not a table [remote.a]"
         );
         let why = parse("api_key_fil = \"x\"").unwrap_err();
         assert!(why.contains("did you mean \"api_key_file\""), "{why}");
     }
 
     #[test]
-    fn a_remote_without_source_is_an_error() {
-        assert!(
-            parse("[remote.a]\nuploads = 1")
-                .unwrap_err()
-                .contains("has no source")
-        );
+    fn what_is_wrong_in_a_table_is_wrong_in_that_table_alone() {
+        let text = "[remote.a]\nuploads = 1\n[remote.b]\nsource = \"demo:/x\"";
+        let remotes = parse(text).unwrap().remotes;
+        let wrong = |name| remotes[name].wrong.as_deref();
+        assert_eq!(wrong("a"), Some("[remote.a] has no source = \"...\""));
+        assert_eq!(wrong("b"), None);
     }
 
     #[test]
@@ -249,6 +264,9 @@ mod tests {
         let path = dir.path().join("config.toml");
         std::fs::write(&path, "api_key = \"k\"\n").unwrap();
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o644)).unwrap();
+        assert!(File::read(&path).unwrap_err().contains("chmod 600"));
+        // Also where nobody asks for it, and something else is wrong there.
+        std::fs::write(&path, "[remote.a]\nupload = 1\napi_key = \"k\"\n").unwrap();
         assert!(File::read(&path).unwrap_err().contains("chmod 600"));
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
         assert!(File::read(&path).is_ok());

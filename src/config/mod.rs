@@ -89,7 +89,11 @@ pub fn resolve(given: &Given, env: &Env) -> Result<Resolved, String> {
         } else if is_credential(key) {
             return Err(on_command_line(key, &config_path(&layers, env).0));
         } else if !given.sloppy {
-            return Err(format!("-o {key} is not known{}", nearest(key, &known)));
+            let near = match nearest(key, &known) {
+                near if near.is_empty() => "; assetfs mount --help lists what there is".to_owned(),
+                near => near,
+            };
+            return Err(format!("-o {key} is not known{near}"));
         }
     }
     let mut warnings = Vec::new();
@@ -113,6 +117,9 @@ pub fn resolve(given: &Given, env: &Env) -> Result<Resolved, String> {
                 .remotes
                 .get(&name)
                 .ok_or_else(|| no_such_remote(&name, &config, &file))?;
+            if let Some(wrong) = &section.wrong {
+                return Err(format!("{}: {wrong}", config.display()));
+            }
             let text = section.source.as_deref().unwrap_or_default();
             match Word::parse(text) {
                 Ok(Word::Source(source)) => (source, Some((name, section))),
@@ -126,6 +133,8 @@ pub fn resolve(given: &Given, env: &Env) -> Result<Resolved, String> {
             }
         }
     };
+    let wrong = file.remotes.values().filter_map(|one| one.wrong.as_ref());
+    warnings.extend(wrong.map(|wrong| format!("{}: {wrong}", config.display())));
     let top = config.display().to_string();
     let sections: Vec<(String, &Section)> = remote
         .map(|(name, section)| (format!("[remote.{name}] of {top}"), section))
@@ -252,13 +261,18 @@ pub fn on_command_line(key: &str, config: &Path) -> String {
     )
 }
 
-/// "; did you mean ...?" for the nearest of `known`.
+/// Words less alike than this (Jaro-Winkler) are not taken for one another.
+const ALIKE: f64 = 0.8;
+
+/// "; did you mean ...?" for the nearest of `known`; nothing if none is near.
 #[must_use]
 pub fn nearest(key: &str, known: &[String]) -> String {
     known
         .iter()
-        .max_by(|a, b| strsim::jaro_winkler(key, a).total_cmp(&strsim::jaro_winkler(key, b)))
-        .map(|near| format!("; did you mean \"{near}\"?"))
+        .map(|near| (strsim::jaro_winkler(key, near), near))
+        .filter(|(alike, _)| *alike >= ALIKE)
+        .max_by(|(a, _), (b, _)| a.total_cmp(b))
+        .map(|(_, near)| format!("; did you mean \"{near}\"?"))
         .unwrap_or_default()
 }
 
@@ -324,7 +338,8 @@ fn config_path(layers: &Layers, env: &Env) -> (PathBuf, bool) {
     }
 }
 
-/// The folder of this program below an XDG directory; an XDG variable that is set counts for root too.
+/// The folder of this program below an XDG directory. Root's is always the same: what a shell with a user's
+/// variables has left there must be found by the mount of a boot, which has none.
 fn xdg(env: &Env, name: &str, below_home: &str, for_root: &str) -> Option<PathBuf> {
     let set = |name: &str| {
         env.vars
@@ -332,10 +347,11 @@ fn xdg(env: &Env, name: &str, below_home: &str, for_root: &str) -> Option<PathBu
             .map(PathBuf::from)
             .filter(|path| path.is_absolute())
     };
-    set(name)
-        .or_else(|| env.root.then(|| for_root.into()))
-        .or_else(|| set("HOME").map(|home| home.join(below_home)))
-        .map(|dir| dir.join("assetfs"))
+    let dir = match env.root {
+        true => Some(for_root.into()),
+        false => set(name).or_else(|| set("HOME").map(|home| home.join(below_home))),
+    };
+    dir.map(|dir| dir.join("assetfs"))
 }
 
 fn credentials(

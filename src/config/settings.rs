@@ -16,10 +16,12 @@ pub struct Settings {
     /// Mount this folder below SOURCE
     #[arg(help_heading = "Places", long, value_name = "FOLDER")]
     pub subdir: Option<String>,
-    /// The configuration file [default: $XDG_CONFIG_HOME/assetfs/config.toml; root: /etc/assetfs/config.toml]
+    /// The configuration file
+    /// [default: $XDG_CONFIG_HOME/assetfs/config.toml; for root always /etc/assetfs/config.toml]
     #[arg(help_heading = "Places", long, value_name = "PATH")]
     pub config: Option<PathBuf>,
-    /// Where the spool, the logs and the sockets are [default: $XDG_STATE_HOME/assetfs; root: /var/lib/assetfs]
+    /// Where the spool, the logs and the sockets are
+    /// [default: $XDG_STATE_HOME/assetfs; for root always /var/lib/assetfs]
     #[arg(help_heading = "Places", long, value_name = "PATH")]
     pub state_dir: Option<PathBuf>,
     /// The log of the background process, kept below 20 MiB with one old file beside it
@@ -67,11 +69,11 @@ pub struct Settings {
     /// Download requests in flight
     #[arg(help_heading = "Speed and memory", long, value_name = "N", value_parser = units::count, default_value = "8")]
     pub downloads: usize,
-    /// Memory for blocks read from the store
-    #[arg(help_heading = "Speed and memory", long, value_name = "SIZE", value_parser = units::size, default_value = "256M")]
+    /// Memory for blocks read from the store, at least 1M
+    #[arg(help_heading = "Speed and memory", long, value_name = "SIZE", value_parser = from_1m, default_value = "256M")]
     pub memory: u64,
-    /// Most bytes in the spool [default: as the disk allows]
-    #[arg(help_heading = "Speed and memory", long, value_name = "SIZE", value_parser = units::size)]
+    /// Most bytes in the spool, at least 1M [default: as the disk allows]
+    #[arg(help_heading = "Speed and memory", long, value_name = "SIZE", value_parser = from_1m)]
     pub spool_max: Option<u64>,
     /// Most bytes per second to the store, in powers of 1000 [default: no limit]
     #[arg(help_heading = "Speed and memory", long, value_name = "RATE", value_parser = units::rate)]
@@ -121,8 +123,8 @@ pub struct Settings {
     /// PEM file with more certificate authorities to trust
     #[arg(help_heading = "Connection", long, value_name = "PATH")]
     pub ca_file: Option<PathBuf>,
-    /// Bytes per part of a multipart upload
-    #[arg(help_heading = "ProGet", long, value_name = "SIZE", value_parser = units::size, default_value = "8M")]
+    /// Bytes per part of a multipart upload, at least 64K (of the IoT File Service 5M)
+    #[arg(help_heading = "ProGet", long, value_name = "SIZE", value_parser = from_64k, default_value = "8M")]
     pub part_size: u64,
     /// Take names that differ only in case for one name, as a server on Windows does
     #[arg(help_heading = "ProGet", long, value_name = "BOOL", value_parser = units::switch, default_value = "true",
@@ -144,6 +146,14 @@ pub struct Settings {
     /// The API of Box for uploads [default: https://upload.box.com/api/2.0]
     #[arg(help_heading = "IoT File Service and Box", long, value_name = "URL")]
     pub upload_url: Option<String>,
+}
+
+fn from_1m(text: &str) -> Result<u64, String> {
+    units::size_from(1 << 20, text)
+}
+
+fn from_64k(text: &str) -> Result<u64, String> {
+    units::size_from(64 << 10, text)
 }
 
 /// For parsing the settings alone.
@@ -226,6 +236,19 @@ mod tests {
         assert!(why.contains("is not a size: 4096"), "{why}");
         let (key, _) = Settings::of([("uid", "root")]).unwrap_err();
         assert_eq!(key, "uid");
+    }
+
+    #[test]
+    fn sizes_that_nothing_works_with_are_refused() {
+        for (key, small, least) in [
+            ("part_size", "0", "64K"),
+            ("memory", "1", "1M"),
+            ("spool_max", "100K", "1M"),
+        ] {
+            let (_, why) = Settings::of([(key, small)]).unwrap_err();
+            assert!(why.ends_with(&format!("at least {least}")), "{key}: {why}");
+            assert!(Settings::of([(key, least)]).is_ok(), "{key}");
+        }
     }
 
     #[test]

@@ -81,6 +81,17 @@ fn an_unknown_o_word_names_the_nearest_key() {
 }
 
 #[test]
+fn only_a_word_that_is_near_is_suggested() {
+    for word in ["foo", "default_permissions", "big_writes", "x"] {
+        let why = case("demo:/x").o(word).resolve().unwrap_err();
+        assert_eq!(
+            why,
+            format!("-o {word} is not known; assetfs mount --help lists what there is")
+        );
+    }
+}
+
+#[test]
 fn a_sloppy_mount_ignores_unknown_words() {
     let mut sloppy = case("demo:/x").o("whatever,uploads=3");
     sloppy.given.sloppy = true;
@@ -157,21 +168,43 @@ fn a_config_file_that_was_asked_for_must_exist() {
 }
 
 #[test]
-fn root_keeps_its_state_in_var_lib_unless_xdg_says_otherwise() {
-    let mut c = case("demo:/x");
-    assert!(
-        c.resolve()
-            .unwrap()
-            .state_dir
-            .ends_with(".local/state/assetfs")
-    );
+fn root_keeps_its_state_and_configuration_where_no_variable_of_a_login_leads() {
+    let places = |c: &Case| {
+        let resolved = c.resolve().unwrap();
+        let command = state_dir_for(None, &c.env).unwrap();
+        assert_eq!(command, resolved.state_dir, "as the mount");
+        [resolved.state_dir, resolved.config].map(|path| path.display().to_string())
+    };
+    let c = case("demo:/x");
+    let home = c.dir.path().display();
+    let below = |path: &str| format!("{home}/{path}");
+    let at_home = [
+        below(".local/state/assetfs"),
+        below(".config/assetfs/config.toml"),
+    ];
+    assert_eq!(places(&c), at_home);
+    let mut c = case("demo:/x")
+        .var("XDG_STATE_HOME", "/s")
+        .var("XDG_CONFIG_HOME", "/c");
+    assert_eq!(places(&c), ["/s/assetfs", "/c/assetfs/config.toml"]);
     c.env.root = true;
-    assert_eq!(
-        c.resolve().unwrap().state_dir,
-        Path::new("/var/lib/assetfs")
-    );
-    let c = c.var("XDG_STATE_HOME", "/s");
-    assert_eq!(c.resolve().unwrap().state_dir, Path::new("/s/assetfs"));
+    let of_root = ["/var/lib/assetfs", "/etc/assetfs/config.toml"];
+    assert_eq!(places(&c), of_root);
+    let c = c.var("ASSETFS_STATE_DIR", "/elsewhere");
+    assert_eq!(places(&c)[0], "/elsewhere");
+}
+
+#[test]
+fn a_table_that_is_wrong_stops_only_who_asks_for_it_and_warns_the_others() {
+    let text = "[remote.a]\nsource = \"demo:/x\"\n[remote.b]\nsource = \"demo:/y\"\nupload = 3\n";
+    let why = case("b").file(text).resolve().unwrap_err();
+    let wrong = "config.toml: [remote.b] key \"upload\" is not known; did you mean \"uploads\"?";
+    assert!(why.ends_with(wrong), "{why}");
+    for source in ["a", "demo:/z"] {
+        let warnings = case(source).file(text).resolve().unwrap().warnings;
+        assert_eq!(warnings.len(), 1, "{warnings:?}");
+        assert!(warnings[0].ends_with(wrong), "{warnings:?}");
+    }
 }
 
 #[test]
@@ -197,7 +230,7 @@ fn http_to_another_machine_is_warned_about() {
 fn every_key_is_accepted_as_flag_word_variable_and_file_key() {
     let value = |key: &str| match Settings::of([(key, "5s")]) {
         Ok(_) if key != "config" => Some("5s"),
-        _ => ["5", "on", "info", "spool", "fail", "*.x=spool"]
+        _ => ["5", "5M", "on", "info", "spool", "fail", "*.x=spool"]
             .into_iter()
             .find(|v| Settings::of([(key, *v)]).is_ok()),
     };

@@ -37,6 +37,24 @@ pub fn size(text: &str) -> Result<u64, String> {
     scaled(text, 1024).ok_or_else(|| format!("\"{text}\" is not a size: 4096, 64K, 8M or 1.5G"))
 }
 
+/// As [`size`], and not below `least`, which is some KiB or MiB.
+///
+/// # Errors
+/// A sentence for anything else.
+pub fn size_from(least: u64, text: &str) -> Result<u64, String> {
+    let size = size(text)?;
+    if size < least {
+        let least = match least >> 20 {
+            0 => format!("{}K", least >> 10),
+            mib => format!("{mib}M"),
+        };
+        return Err(format!(
+            "\"{text}\" is too small to work with: at least {least}"
+        ));
+    }
+    Ok(size)
+}
+
 /// A rate in bytes per second: `500K`, `100M`, `1G`; powers of 1000. A trailing `/s` is allowed.
 ///
 /// # Errors
@@ -171,6 +189,15 @@ mod tests {
         for text in ["", "M", "-1", "1.5", "1X", "ib", "1ib", "99999999999T"] {
             assert!(size(text).is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn a_size_that_is_too_small_is_answered_with_the_smallest() {
+        assert_eq!(size_from(64 << 10, "64K"), Ok(64 << 10));
+        let why = size_from(64 << 10, "0").unwrap_err();
+        assert_eq!(why, "\"0\" is too small to work with: at least 64K");
+        let why = size_from(1 << 20, "1048575").unwrap_err();
+        assert!(why.ends_with("at least 1M"), "{why}");
     }
 
     #[test]

@@ -141,12 +141,7 @@ impl Memory {
 
     async fn asked(&self, op: &'static str, what: &str) -> Result<Option<Bad>> {
         self.log.lock().unwrap().push(format!("{op} {what}"));
-        let gate = self.gate.lock().unwrap().clone();
-        if let Some((gated, permits)) = gate
-            && gated == op
-        {
-            permits.acquire().await.unwrap().forget();
-        }
+        self.pass(op).await;
         let mut faults = self.faults.lock().unwrap();
         if faults.front().is_some_and(|fault| fault.op == op) {
             let fault = faults.pop_front().unwrap();
@@ -156,6 +151,15 @@ impl Memory {
             return Ok(Some(fault.kind));
         }
         Ok(None)
+    }
+
+    async fn pass(&self, op: &'static str) {
+        let gate = self.gate.lock().unwrap().clone();
+        if let Some((gated, permits)) = gate
+            && gated == op
+        {
+            permits.acquire().await.unwrap().forget();
+        }
     }
 
     fn entry(path: &str, item: &Item) -> Entry {
@@ -293,9 +297,11 @@ impl Store for Memory {
     }
 
     async fn put(&self, new: &New, source: &dyn Source) -> Result<Entry> {
-        let fault = self.asked("put", &Self::path(&new.place)).await?;
         assert!(new.size <= self.caps.one_shot_max);
+        self.pass("body").await;
         let bytes = source.read(0..new.size).await?;
+        // What holds it now holds the answer.
+        let fault = self.asked("put", &Self::path(&new.place)).await?;
         after(self.store(new, bytes)?, fault, "put")
     }
 

@@ -147,11 +147,15 @@ impl Vfs {
                     && keeps.of(&entry.attrs) == keeps.of(&target.attrs)
                     && record.digests.agree(&entry.digests) == Some(true) =>
             {
-                for (place, stray) in &target.removes {
-                    write::remove_stray(&*self.store, place, stray).await?;
+                match self.clear_old_names(target).await {
+                    Ok(()) => {
+                        file.discard();
+                        return Ok(false);
+                    }
+                    // With the commit, then, which finds that it is there.
+                    Err(error) if error.kind.worth_another_try() => {}
+                    Err(error) => return Err(error),
                 }
-                file.discard();
-                return Ok(false);
             }
             Ok(entry) if entry.kind == EntryKind::Dir => {
                 return Err(Error::new(Kind::IsDir, "take up").at(target.path.clone()));
@@ -169,6 +173,14 @@ impl Vfs {
         writer.set_promise(self.promise_for(&target.path));
         writer.go();
         Ok(true)
+    }
+
+    async fn clear_old_names(&self, target: &write::Target) -> Result<()> {
+        let elsewhere = write::left_elsewhere(&*self.store, target).await?;
+        for (place, stray) in target.removes.iter().chain(&elsewhere) {
+            write::remove_stray(&*self.store, place, stray).await?;
+        }
+        Ok(())
     }
 
     /// The directory of a path below the mountpoint, made where it is missing, and the last name.

@@ -197,7 +197,8 @@ impl Vfs {
         };
         match struck {
             Some((by, place)) => {
-                let struck = self.within_name_timeout("open", by.strike(&place));
+                by.strike(&place);
+                let struck = self.within_name_timeout("open", by.struck(&place));
                 struck.await.map(drop)
             }
             None => Ok(()),

@@ -86,6 +86,10 @@ pub struct Options {
 /// How long a question is waited for when an older answer is at hand.
 const PATIENCE: Duration = Duration::from_secs(2);
 
+/// For so long after a question without an answer older answers are given at once: a listing of a thousand names
+/// must not wait a thousand times.
+const SILENT_FOR: Duration = Duration::from_secs(5);
+
 /// How long a name that the store refused is refused at create.
 const REFUSED_FOR: Duration = Duration::from_secs(60);
 
@@ -122,6 +126,8 @@ pub struct Vfs {
     next_handle: AtomicU64,
     /// One listing of a directory at a time.
     listing: Mutex<HashMap<u64, Weak<Gate>>>,
+    /// When the store last left a question without an answer, if that was the last one.
+    silent_since: Mutex<Option<tokio::time::Instant>>,
     /// Names that the store refused at close, by directory.
     refused: Mutex<HashMap<(u64, String), (Instant, Error)>>,
     /// Committed spool files kept as a cache, oldest first.
@@ -205,6 +211,7 @@ impl Vfs {
             handles: Mutex::default(),
             next_handle: AtomicU64::new(1),
             listing: Mutex::default(),
+            silent_since: Mutex::default(),
             refused: Mutex::default(),
             kept: Mutex::default(),
             draining: AtomicBool::new(false),
@@ -242,10 +249,22 @@ impl Vfs {
         if !have_older {
             return question.await;
         }
-        let timeout = Error::new(Kind::Timeout, "look");
-        tokio::time::timeout(PATIENCE, question)
-            .await
-            .unwrap_or(Err(timeout))
+        let timeout = Err(Error::new(Kind::Timeout, "look"));
+        if self.is_silent() {
+            return timeout;
+        }
+        let answer = tokio::time::timeout(PATIENCE, question).await;
+        let answer = answer.unwrap_or(timeout);
+        let away = |error: &Error| matches!(error.kind, Kind::Timeout | Kind::Unreachable);
+        let away = answer.as_ref().is_err_and(away);
+        *lock(&self.silent_since) = away.then(tokio::time::Instant::now);
+        answer
+    }
+
+    /// Whether the store has just left a question without an answer.
+    fn is_silent(&self) -> bool {
+        let since = *lock(&self.silent_since);
+        since.is_some_and(|since| since.elapsed() < SILENT_FOR)
     }
 
     /// Bounds an operation during which the kernel holds the directory's lock.
@@ -393,7 +412,7 @@ fn file_status(tree: &Tree, node: &Node) -> Option<FileStatus> {
         (_, write::Top::Touched | write::Top::Written, _) => FileState::Dirty,
         (write::Flight::Parked, ..) => match writer.parked() {
             Some((_, true)) => FileState::Deferred,
-            _ => FileState::Unsent,
+            _ => FileState::Owed,
         },
         (.., write::Last::Failed { .. }) if writer.is_open() => FileState::Failed,
         (.., write::Last::Failed { .. }) => FileState::Unsent,

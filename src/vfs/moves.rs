@@ -7,7 +7,7 @@ use super::tree::Tree;
 use super::{Vfs, lock};
 use crate::error::{Error, Kind, Result};
 use crate::store::{Entry, Kind as EntryKind, Place};
-use crate::write::{self, Target, Writer};
+use crate::write::{self, Left, Target, Writer};
 use futures_util::future::BoxFuture;
 use std::sync::Arc;
 use std::time::Instant;
@@ -186,10 +186,16 @@ impl Vfs {
             .tree()
             .place(new_parent, new_name)
             .ok_or_else(missing)?;
-        self.part_from_ghost(new_parent, new_name).await?;
+        self.part_from_ghost(new_parent, new_name, Some(ino))
+            .await?;
+        // Nothing of an older file may arrive or be removed under the new name once this one is sent there.
+        let by = self.tree().haunted_by(new_parent, new_name, ino);
+        if let Some(by) = by {
+            by.departed(&place).await;
+        }
         // Nothing may arrive under the new name after this file has.
         let mut replaced = match over {
-            Some(over) => self.give_up(over, true).await?,
+            Some(over) => self.give_up(over).await?,
             None => Vec::new(),
         };
         let at = replaced.iter().position(|(there, _)| *there == place);
@@ -239,15 +245,28 @@ impl Vfs {
             self.shed_all();
             writer.ready()?;
         }
-        if let Some(old) = writer.target().replaces {
-            self.tree().haunt(parent, old, ino);
+        let target = writer.target();
+        if target.replaces.is_some() || target.in_doubt() || writer.look().1.is_moving() {
+            let old = target.place.name;
+            self.tree().haunt(parent, &old, target.replaces, ino);
         }
         let deferred = self.is_deferred(new_name);
         let looked = self.looked(over, new_parent, new_name);
         self.take_name(ino, new_parent, new_name);
+        if let Some(over) = over {
+            self.tree().bequeath(over, ino);
+        }
         let ghost = self.tree().take_ghost(new_parent, new_name, ino);
         let (over_entry, struck) = match ghost {
-            Some((entry, by)) => (over_entry.or(Some(entry)), by),
+            Some((entry, by)) => {
+                let left = by.as_ref().map(|by| by.strike(&place));
+                let left = left.unwrap_or_default();
+                writer.inherit(Left {
+                    entry: None,
+                    attempts: left.attempts,
+                });
+                (over_entry.or(left.entry).or(entry), by)
+            }
             None => (over_entry, None),
         };
         let path = self.tree().path(ino);
@@ -259,10 +278,8 @@ impl Vfs {
         let copier = writer.clone();
         let rest = async move {
             let writer = copier;
-            if let Some(by) = struck
-                && let Some(entry) = by.strike(&there).await?
-            {
-                writer.inherit(entry);
+            if let Some(by) = struck {
+                writer.inherit(by.struck(&there).await?);
             }
             noted.await?;
             // With a write or an upload under way, that commit is the copy. Else it is made now: from the
@@ -291,7 +308,7 @@ impl Vfs {
                 Some(writer) => writer.target().looked,
                 None => Some(node.checked),
             }),
-            None if tree.ghost(parent, name).is_some() => None,
+            None if tree.is_haunted(parent, name) => None,
             None => tree.absent_since(parent, name),
         }
     }
@@ -310,12 +327,18 @@ impl Vfs {
     }
 
     /// Before a name is taken again that the store still has for another file: the bytes which that file
-    /// still needs of it are brought into the spool, or its commit is waited for.
-    pub(super) async fn part_from_ghost(&self, parent: u64, name: &str) -> Result<()> {
+    /// still needs of it are brought into the spool, or its commit is waited for. But not if it is `moved` back there.
+    pub(super) async fn part_from_ghost(
+        &self,
+        parent: u64,
+        name: &str,
+        moved: Option<u64>,
+    ) -> Result<()> {
         let writer = {
             let tree = self.tree();
-            let by = tree.haunted_by(parent, name).and_then(|by| tree.get(by));
-            by.and_then(|node| node.writer.clone())
+            let by = tree.ghost(parent, name).map(|(_, by)| by);
+            let by = by.filter(|by| Some(*by) != moved);
+            by.and_then(|by| tree.get(by)?.writer.clone())
         };
         let Some(writer) = writer else { return Ok(()) };
         self.within_name_timeout("create", async {
@@ -330,7 +353,7 @@ impl Vfs {
     /// Makes room on the store for something that is not a file: a name that is gone here may still
     /// be there, until a commit that removes it.
     pub(super) async fn clear_name(&self, parent: u64, name: &str) -> Result<()> {
-        let by = self.tree().haunted_by(parent, name);
+        let by = self.tree().ghost(parent, name).map(|(_, by)| by);
         match by {
             Some(by) => self.within_name_timeout("rename", self.vacate(by)).await,
             None => Ok(()),
@@ -542,11 +565,12 @@ fn redirect(
     }
     target.removes.extend(replaced);
     // Back under a name that it had: what is there is replaced, not removed.
+    let here = target.place.clone();
     let back = target
         .removes
-        .iter()
-        .position(|(there, _)| *there == target.place);
-    let back = back.map(|at| target.removes.swap_remove(at).1);
+        .extract_if(.., |(there, _)| *there == here)
+        .last();
+    let back = back.map(|(_, entry)| entry);
     target.replaces = over.or(back);
     target.looked = looked;
     target.exclusive = false;

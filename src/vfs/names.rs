@@ -5,7 +5,7 @@ use super::tree::{Known, ROOT, Tree};
 use super::{Attr, REFUSED_FOR, Vfs, lock};
 use crate::error::{Error, Kind, Result};
 use crate::store::{Attrs, Entry, Kind as EntryKind, New, Place, Source};
-use crate::write::{self, Target, Writer};
+use crate::write::{self, Left, Target, Writer};
 use async_trait::async_trait;
 use bytes::Bytes;
 use std::ops::Range;
@@ -252,7 +252,7 @@ impl Vfs {
         flags: OpenFlags,
     ) -> Result<(Attr, Open)> {
         self.check_new_name(parent, name)?;
-        self.part_from_ghost(parent, name).await?;
+        self.part_from_ghost(parent, name, None).await?;
         let found = self
             .within_name_timeout("create", self.find(parent, name))
             .await?;
@@ -271,10 +271,8 @@ impl Vfs {
                 writer.touched()?;
                 if let Some(by) = struck {
                     let place = writer.target().place;
-                    let arrived = self.within_name_timeout("create", by.strike(&place));
-                    if let Some(entry) = arrived.await? {
-                        writer.inherit(entry);
-                    }
+                    let left = self.within_name_timeout("create", by.struck(&place));
+                    writer.inherit(left.await?);
                 }
             }
             self.open(ino, flags).await
@@ -283,7 +281,7 @@ impl Vfs {
             Ok(open) => open,
             Err(error) => {
                 if let Some((writer, struck)) = made {
-                    self.unmake(parent, &writer, struck.as_deref());
+                    self.unmake(parent, name, &writer, struck);
                 }
                 return Err(error);
             }
@@ -314,7 +312,11 @@ impl Vfs {
             mode: (mode != default).then_some(mode),
             ..Attrs::default()
         };
-        let (path, ghost) = (tree.path(ino), tree.ghost(parent, name));
+        let path = tree.path(ino);
+        let (ghost, struck) = match tree.take_ghost(parent, name, ino) {
+            Some((entry, by)) => (entry, by),
+            None => (None, None),
+        };
         let target = Target {
             attempts: Vec::new(),
             place,
@@ -330,22 +332,30 @@ impl Vfs {
         if let Some(node) = tree.get_mut(ino) {
             node.writer = Some(writer.clone());
         }
-        let struck = tree.take_ghost(parent, name, ino).and_then(|(_, by)| by);
+        if let Some(by) = &struck {
+            let left = by.strike(&writer.target().place);
+            writer.inherit(left);
+        }
         Ok((writer, struck))
     }
 
-    /// Undoes [`Vfs::make`]. What the store has there is hidden again, if `struck` is still to remove it.
-    fn unmake(&self, parent: u64, writer: &Arc<Writer>, struck: Option<&Writer>) {
+    /// Undoes [`Vfs::make`]. What the store has there is hidden again, and for `struck` to remove.
+    fn unmake(&self, parent: u64, name: &str, writer: &Arc<Writer>, struck: Option<Arc<Writer>>) {
         let target = writer.target();
-        {
-            let mut tree = self.tree();
-            tree.detach(writer.ino());
-            if let (Some(ghost), Some(by)) = (target.replaces, struck)
-                && (by.target().removes.iter()).any(|(place, _)| *place == target.place)
-            {
-                tree.haunt(parent, ghost, by.ino());
+        let mut tree = self.tree();
+        tree.detach(writer.ino());
+        if let Some(by) = struck {
+            let left = Left {
+                entry: target.replaces.clone(),
+                attempts: target.attempts,
+            };
+            if by.relist(&target.place, left) {
+                tree.haunt(parent, name, target.replaces, by.ino());
+            } else if target.replaces.is_some() {
+                log::warn!("{}: an older name stays on the store", target.path);
             }
         }
+        drop(tree);
         writer.removed();
     }
 
@@ -468,9 +478,8 @@ impl Vfs {
     /// that name and older ones, once nothing more can arrive there. Bytes that somebody has open are
     /// held.
     ///
-    /// What is owed is lost only with [`Vfs::gave_up`], which must follow. `patient`: a request that is
-    /// under way is waited for, because something else is to have the name next.
-    pub(super) async fn give_up(&self, ino: u64, patient: bool) -> Result<Vec<(Place, Entry)>> {
+    /// What is owed is lost only with [`Vfs::gave_up`], which must follow.
+    pub(super) async fn give_up(&self, ino: u64) -> Result<Vec<(Place, Entry)>> {
         if self.tree().get(ino).is_some_and(|node| node.handles > 0) {
             self.hold(ino).await;
         }
@@ -488,7 +497,7 @@ impl Vfs {
                 .zip(entry.map(|entry| (*entry).clone()))
                 .collect()),
             Some(writer) => {
-                writer.unlinked(patient);
+                writer.unlinked();
                 writer.landed().await
             }
         }
@@ -524,7 +533,7 @@ impl Vfs {
             tree.get(ino)
                 .and_then(|node| tree.place(node.parent, &node.name))
         };
-        for (place, entry) in self.give_up(ino, false).await? {
+        for (place, entry) in self.give_up(ino).await? {
             if Some(&place) != here.as_ref() {
                 write::remove_stray(&*self.store, &place, &entry).await?;
                 continue;

@@ -20,7 +20,9 @@ pub enum FileState {
     Deferred,
     /// The last commit failed; it is still open.
     Failed,
-    /// The last commit failed and the bytes are kept in the spool.
+    /// Durable in the spool and not on the store yet; sent again by itself.
+    Owed,
+    /// The last commit failed and the bytes are kept in the spool; not sent by itself.
     Unsent,
 }
 
@@ -36,6 +38,7 @@ impl FileState {
             FileState::Committed => "committed",
             FileState::Deferred => "deferred",
             FileState::Failed => "failed",
+            FileState::Owed => "owed",
             FileState::Unsent => "unsent",
         }
     }
@@ -59,7 +62,7 @@ pub struct FileStatus {
 /// The whole mount.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Status {
-    /// Files that are dirty, sealing, uploading, deferred, failed or unsent.
+    /// Files that are dirty, sealing, uploading, deferred, failed, owed or unsent.
     pub files: Vec<FileStatus>,
     /// Bytes that the store has acknowledged since the mount began.
     pub sent_bytes: u64,

@@ -96,13 +96,21 @@ pub(super) struct Tree {
     ghosts: Vec<Ghost>,
 }
 
-/// What the store still has under a name that is gone here, until the commit that removes it.
+/// What the store still has, or may have, under a name that is gone here, until the commit that removes it.
 #[derive(Debug)]
 struct Ghost {
     parent: u64,
-    entry: Entry,
+    name: String,
+    /// `None`: it is not known whether anything is there.
+    entry: Option<Entry>,
     /// The inode whose commit removes it.
     by: u64,
+}
+
+impl Ghost {
+    fn is_at(&self, parent: u64, name: &str) -> bool {
+        self.parent == parent && self.name == name
+    }
 }
 
 impl Tree {
@@ -320,24 +328,33 @@ impl Tree {
         }
     }
 
-    /// Notes that the store has `entry` under its name until the commit of `by`.
-    pub(super) fn haunt(&mut self, parent: u64, entry: Entry, by: u64) {
-        self.ghosts.push(Ghost { parent, entry, by });
+    /// Notes that the store has `entry`, or something that is not known, under a name until the commit of `by`.
+    pub(super) fn haunt(&mut self, parent: u64, name: &str, entry: Option<Entry>, by: u64) {
+        self.ghosts.push(Ghost {
+            parent,
+            name: name.to_owned(),
+            entry,
+            by,
+        });
     }
 
-    /// What the store still has under a name that is gone here.
-    pub(super) fn ghost(&self, parent: u64, name: &str) -> Option<Entry> {
-        let here = |ghost: &&Ghost| ghost.parent == parent && ghost.entry.name == name;
-        self.ghosts
-            .iter()
-            .rfind(here)
-            .map(|ghost| ghost.entry.clone())
+    /// What the store still has under a name that is gone here, and whose commit removes it.
+    pub(super) fn ghost(&self, parent: u64, name: &str) -> Option<(&Entry, u64)> {
+        let here = |ghost: &&Ghost| ghost.is_at(parent, name);
+        let ghost = self.ghosts.iter().rfind(here)?;
+        Some((ghost.entry.as_ref()?, ghost.by))
     }
 
-    /// Whose commit removes what the store still has under a name that is gone here.
-    pub(super) fn haunted_by(&self, parent: u64, name: &str) -> Option<u64> {
-        let here = |ghost: &&Ghost| ghost.parent == parent && ghost.entry.name == name;
-        self.ghosts.iter().rfind(here).map(|ghost| ghost.by)
+    /// Whether the store has, or may have, something under a name that is gone here.
+    pub(super) fn is_haunted(&self, parent: u64, name: &str) -> bool {
+        self.ghosts.iter().any(|ghost| ghost.is_at(parent, name))
+    }
+
+    /// The writer, other than of `to`, that has left something under a name, or may have.
+    pub(super) fn haunted_by(&self, parent: u64, name: &str, to: u64) -> Option<Arc<Writer>> {
+        let here = |ghost: &&Ghost| ghost.is_at(parent, name) && ghost.by != to;
+        let ghost = self.ghosts.iter().rfind(here)?;
+        self.get(ghost.by)?.writer.clone()
     }
 
     /// `to` takes the name over and answers for what the store has there. The entry, and the writer that had to
@@ -347,12 +364,19 @@ impl Tree {
         parent: u64,
         name: &str,
         to: u64,
-    ) -> Option<(Entry, Option<Arc<Writer>>)> {
-        let here =
-            |ghost: &Ghost| ghost.parent == parent && ghost.entry.name == name && ghost.by != to;
+    ) -> Option<(Option<Entry>, Option<Arc<Writer>>)> {
+        let here = |ghost: &Ghost| ghost.is_at(parent, name) && ghost.by != to;
         let ghost = self.ghosts.remove(self.ghosts.iter().rposition(here)?);
         let writer = self.get(ghost.by).and_then(|node| node.writer.clone());
         Some((ghost.entry, writer))
+    }
+
+    /// The commit of `heir` removes from here on what that of `of` had to.
+    pub(super) fn bequeath(&mut self, of: u64, heir: u64) {
+        let ghosts = self.ghosts.iter_mut();
+        ghosts
+            .filter(|ghost| ghost.by == of)
+            .for_each(|ghost| ghost.by = heir);
     }
 
     /// The commit of `by` has removed what it had to.
@@ -366,7 +390,7 @@ impl Tree {
         let name = entry.name.clone();
         if self
             .ghost(parent, &name)
-            .is_some_and(|ghost| ghost.version == entry.version)
+            .is_some_and(|(ghost, _)| ghost.version == entry.version)
         {
             return self.child(parent, &name);
         }

@@ -283,8 +283,15 @@ impl Vfs {
         if writer.is_open() || self.tree().get(ino).is_some_and(|node| node.handles > 0) {
             return Err(busy("a program has it open"));
         }
-        writer.unlinked(false);
-        writer.at_rest().await;
+        writer.unlinked();
+        let rest = async {
+            writer.at_rest().await;
+            Ok(())
+        };
+        if let Err(error) = self.within_name_timeout("discard", rest).await {
+            writer.revived();
+            return Err(error);
+        }
         writer.removed();
         let mut tree = self.tree();
         match tree.get_mut(ino) {

@@ -67,8 +67,10 @@ impl Sink for Compared<'_> {
 
 /// What a look before the commit found.
 enum Look {
-    /// Nobody was there.
-    Clear,
+    /// Nothing is there.
+    Absent,
+    /// What was there is.
+    Known,
     /// The store has exactly these bytes already.
     Ours(Entry),
     /// An older version of ours, whose commit had failed in doubt.
@@ -245,8 +247,14 @@ impl Writer {
         inner.failures += 1;
         let path = &inner.target.path;
         log::error!("{path}: owed, tried again in {} s: {error}", wait.as_secs());
+        let why = Some(error.kind);
+        let is_news = std::mem::replace(&mut inner.noted, why) != why;
         let writer = self.clone();
         self.context.rt.spawn(async move {
+            // Who lists what is owed while nothing is mounted is told why.
+            if is_news && let Err(error) = writer.note_owed().await {
+                log::warn!("the error is not kept: {error}");
+            }
             tokio::time::sleep(wait).await;
             writer.go();
         });
@@ -311,7 +319,7 @@ impl Writer {
 
     fn spawn_send(self: &Arc<Self>, inner: &mut Inner) {
         let progress = Arc::new(Progress::default());
-        inner.progress = Some(progress.clone());
+        (inner.progress, inner.sending) = (Some(progress.clone()), None);
         let writer = self.clone();
         self.context.rt.spawn(async move {
             if let Err(error) = writer.send(&progress).await {
@@ -323,7 +331,8 @@ impl Writer {
     async fn send(self: &Arc<Self>, progress: &Progress) -> Result<()> {
         let started = Instant::now();
         let (content, mut target, tried) = {
-            let inner = self.lock();
+            let mut inner = self.lock();
+            inner.date(&self.context.store.caps().keeps);
             let content = inner.frozen.clone();
             let content = content.ok_or(Error::new(Kind::Protocol, "send"))?;
             let tried = inner.failures > 0 || matches!(inner.session.last(), Last::Failed { .. });
@@ -342,12 +351,12 @@ impl Writer {
         let (store, uploads) = (&*self.context.store, self.context.uploads);
         let doubt = target.in_doubt();
         let (mut look, looked) = match target.looked.filter(|&at| is_recent(at) && !doubt) {
-            Some(at) => (Look::Clear, at),
+            Some(at) => (Look::Known, at),
             None => {
                 let now = now();
                 let look = tokio::select! {
                     biased;
-                    () = progress.stopped(false) => Err(Error::new(Kind::Cancelled, "look")),
+                    () = progress.stopped() => Err(Error::new(Kind::Cancelled, "look")),
                     look = self.look_at_name(&target, &new, &content.file, tried || doubt) => look,
                 };
                 (look.map_err(named)?, now)
@@ -367,6 +376,10 @@ impl Writer {
                 Look::Older(entry) => {
                     new.replaces = Some(entry);
                     new.exclusive = false;
+                    None
+                }
+                Look::Absent => {
+                    new.replaces = None;
                     None
                 }
                 look => self.settle(look, &mut new, &content.file)?,
@@ -397,7 +410,7 @@ impl Writer {
                 Err(error) if error.kind == Kind::Conflict && !beside && !refused => {
                     refused = true;
                     look = match self.look_at_name(&target, &new, &content.file, true).await {
-                        Ok(Look::Clear) => return Err(named(error)),
+                        Ok(Look::Known) => return Err(named(error)),
                         found => found.map_err(named)?,
                     };
                 }
@@ -411,27 +424,37 @@ impl Writer {
                 inner.target.looked = Some(now());
             }
         }
-        let elsewhere = self.left_elsewhere(&target).await;
+        let elsewhere = left_elsewhere(store, &target).await;
         let elsewhere = elsewhere.map_err(|e| e.at(target.path.clone()))?;
         for stray in elsewhere {
             let mut inner = self.lock();
             // Unless it was struck off meanwhile.
             if inner.target.attempts.iter().any(|one| one.place == stray.0) {
-                inner.target.removes.push(stray.clone());
-                target.removes.push(stray);
+                for removes in [&mut inner.target.removes, &mut target.removes] {
+                    removes.retain(|(place, _)| *place != stray.0);
+                    removes.push(stray.clone());
+                }
             }
         }
         for (place, stray) in std::mem::take(&mut target.removes) {
             {
                 let mut inner = self.lock();
-                if !inner.target.removes.iter().any(|(at, _)| *at == place) {
-                    // Struck off.
+                let listed = inner.target.removes.iter().any(|(at, _)| *at == place);
+                // Struck off, or what was just committed lies there.
+                if !listed || place == new.place {
                     continue;
                 }
                 inner.removing = Some(place.clone());
             }
             let removed = remove_stray(store, &place, &stray).await;
-            self.lock().removing = None;
+            {
+                let mut inner = self.lock();
+                inner.removing = None;
+                if removed.is_ok() {
+                    let done = |listed: &(Place, Entry)| listed.0 == place && listed.1 == stray;
+                    inner.target.removes.retain(|listed| !done(listed));
+                }
+            }
             self.landed.notify_waiters();
             removed.map_err(|e| e.at(target.path.clone()))?;
         }
@@ -448,26 +471,6 @@ impl Writer {
                 }
             }
         }
-    }
-
-    /// What a commit has left under names that the file had before, though no answer said so.
-    pub(super) async fn left_elsewhere(&self, target: &Target) -> Result<Vec<(Place, Entry)>> {
-        let mut left: Vec<(Place, Entry)> = Vec::new();
-        for attempt in &target.attempts {
-            let known = |(place, _): &(Place, Entry)| *place == attempt.place;
-            if attempt.place == target.place
-                || attempt.digests.0.is_empty()
-                || left.iter().any(known)
-            {
-                continue;
-            }
-            match self.context.store.stat(&attempt.place).await {
-                Ok(entry) if attempt.is(&entry) => left.push((attempt.place.clone(), entry)),
-                Err(error) if error.kind != Kind::NotFound => return Err(error),
-                _ => {}
-            }
-        }
-        Ok(left)
     }
 
     /// The look right before the commit of an upload that took its time, unless the store decides
@@ -492,7 +495,7 @@ impl Writer {
         }
         match self.look_at_name(target, new, file, tried).await? {
             Look::Theirs(theirs) => Ok(Some(theirs)),
-            Look::Clear | Look::Ours(_) | Look::Older(_) => Ok(None),
+            Look::Absent | Look::Known | Look::Ours(_) | Look::Older(_) => Ok(None),
         }
     }
 
@@ -507,7 +510,7 @@ impl Writer {
     ) -> Result<Look> {
         let now = match self.context.store.stat(&target.place).await {
             Ok(entry) => entry,
-            Err(error) if error.kind == Kind::NotFound => return Ok(Look::Clear),
+            Err(error) if error.kind == Kind::NotFound => return Ok(Look::Absent),
             Err(error) => return Err(error),
         };
         if now.kind == EntryKind::Dir {
@@ -528,7 +531,7 @@ impl Writer {
             return Ok(Look::Ours(now));
         }
         Ok(if known {
-            Look::Clear
+            Look::Known
         } else if target.attempted(&now) {
             Look::Older(now)
         } else {
@@ -658,7 +661,7 @@ impl Writer {
             if here && last && inner.target.attrs != new.attrs {
                 return Some(inner.target.attrs.clone());
             }
-            inner.progress = None;
+            (inner.progress, inner.sending) = (None, None);
             let owed = inner.owed.as_ref().map(|owed| owed.content.file.clone());
             if here {
                 inner.failures = 0;
@@ -669,10 +672,9 @@ impl Writer {
                 inner.target.replaces = Some(entry.clone());
             } else {
                 inner.base = Some(Arc::new(entry.clone()));
-                inner
-                    .target
-                    .removes
-                    .push((new.place.clone(), entry.clone()));
+                let target = &mut inner.target;
+                target.attempts.retain(|one| one.place != new.place);
+                target.removes.push((new.place.clone(), entry.clone()));
             }
             let path = inner.target.path.clone();
             (self.decide(&mut inner, Event::Sent), here, path, owed)
@@ -706,7 +708,7 @@ impl Writer {
             let lost = error.kind.worth_another_try() || error.kind == Kind::Cancelled;
             if let Some(attempt) = sending
                 && lost
-                && progress.is_some_and(|progress| progress.is_committing())
+                && progress.is_some_and(|progress| progress.may_be_stored())
             {
                 inner.target.attempt(attempt);
             }
@@ -718,6 +720,23 @@ impl Writer {
             owner.failed(self.ino, &error);
         }
     }
+}
+
+/// What a commit has left under names that a file had before, though no answer said so.
+pub async fn left_elsewhere(store: &dyn Store, target: &Target) -> Result<Vec<(Place, Entry)>> {
+    let mut left: Vec<(Place, Entry)> = Vec::new();
+    for attempt in &target.attempts {
+        let known = |(place, _): &(Place, Entry)| *place == attempt.place;
+        if attempt.place == target.place || attempt.digests.0.is_empty() || left.iter().any(known) {
+            continue;
+        }
+        match store.stat(&attempt.place).await {
+            Ok(entry) if attempt.is(&entry) => left.push((attempt.place.clone(), entry)),
+            Err(error) if error.kind != Kind::NotFound => return Err(error),
+            _ => {}
+        }
+    }
+    Ok(left)
 }
 
 /// Removes what lies under an old name, unless the name has something newer by now.
@@ -736,7 +755,7 @@ pub async fn remove_stray(store: &dyn Store, place: &Place, stray: &Entry) -> Re
 
 impl Inner {
     pub(super) fn is_safe(&self) -> bool {
-        self.session.is_settled() || self.session.owes() || self.session.is_gone()
+        self.session.is_settled() || self.session.owes() || self.session.is_removed()
     }
 
     fn freeze(&mut self, context: &super::Context) -> Result<Arc<Content>> {
@@ -782,7 +801,8 @@ impl Inner {
         self.base = Some(Arc::new(entry.clone()));
         self.target.replaces = Some(entry.clone());
         self.target.looked = Some(now());
-        self.target.removes.clear();
+        let here = self.target.place.clone();
+        self.target.removes.retain(|(place, _)| *place != here);
         self.target.exclusive = false;
         self.target.attempts.clear();
     }

@@ -100,6 +100,11 @@ impl Handle {
             pinned: true,
         };
     }
+
+    /// Lets go of the file, however it was kept.
+    pub(super) fn close(&self) {
+        *lock(&self.0) = Slot::default();
+    }
 }
 
 /// Whether the process or the machine cannot open more files for now, whatever the file.

@@ -21,7 +21,7 @@ mod upload;
 #[cfg(test)]
 mod tests;
 
-pub use commit::{Conflict, remove_stray};
+pub use commit::{Conflict, left_elsewhere, remove_stray};
 pub use digest::digests_of;
 pub use record::{Class, Record};
 pub use room::Room;
@@ -30,7 +30,7 @@ pub use spool::{Found, Noted, Spool, SpoolFile};
 
 use crate::error::{Error, Kind, Result};
 use crate::read::Cache;
-use crate::store::{Algo, Attrs, Digests, Entry, Place, Store};
+use crate::store::{Algo, Attrs, Digests, Entry, Keeps, Place, Store};
 use bytes::Bytes;
 use content::{Content, Lower};
 use serde::{Deserialize, Serialize};
@@ -40,7 +40,7 @@ use std::fmt::Debug;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::{Notify, oneshot};
 use upload::Progress;
 
@@ -146,6 +146,19 @@ impl Attempt {
     }
 }
 
+/// What a file that has another name by now has left at a place.
+#[derive(Debug, Default)]
+pub struct Left {
+    /// What the store has there.
+    pub entry: Option<Entry>,
+    /// What it may have there.
+    pub attempts: Vec<Attempt>,
+}
+
+/// What is sent so long after the last write gets the time of that write; else the store's own will do, which
+/// costs no request.
+const LATE: Duration = Duration::from_secs(10);
+
 /// So many versions in doubt are remembered of a file, the latest.
 const ATTEMPTS_MAX: usize = 8;
 
@@ -170,7 +183,8 @@ impl Target {
     }
 
     /// Whether the place may have a version of ours that is not known.
-    fn in_doubt(&self) -> bool {
+    #[must_use]
+    pub fn in_doubt(&self) -> bool {
         self.attempts.iter().any(|one| one.place == self.place)
     }
 
@@ -224,6 +238,8 @@ struct Inner {
     /// Since when it is parked, and how many tries failed in a row.
     parked: Option<Instant>,
     failures: u32,
+    /// Which kind of error the record of what is owed tells.
+    noted: Option<Kind>,
     /// What is on its way.
     sending: Option<Attempt>,
     /// An old name that is being removed from the store.
@@ -262,6 +278,8 @@ impl Writer {
             let number = record.at_ms;
             inner.owed = inner.frozen.clone().map(|content| Owed { content, number });
             inner.sealed = number;
+            let written = Duration::from_millis(record.written_ms.unwrap_or(number));
+            inner.written = Some(SystemTime::UNIX_EPOCH + written);
             // The earlier process may have sent it.
             let earlier = Attempt {
                 place: record.target.place.clone(),
@@ -286,6 +304,10 @@ impl Writer {
         {
             let mut inner = writer.lock();
             inner.owed = None;
+            // Somebody may have taken these names since: what is refused has no part in that.
+            let here = inner.target.place.clone();
+            inner.target.removes.clear();
+            inner.target.attempts.retain(|one| one.place == here);
             inner.session = Session::default();
             // Nothing is to be kept that is not kept already.
             inner
@@ -347,6 +369,7 @@ impl Writer {
             written: None,
             parked: None,
             failures: 0,
+            noted: None,
             sending: None,
             removing: None,
         };
@@ -410,7 +433,8 @@ impl Writer {
         self.lock().session.owes()
     }
 
-    /// Whether what is here would survive a crash, as the store has it or it is owed, or its name is gone.
+    /// Whether what is here would survive a crash, as the store has it or it is owed, or its name is gone
+    /// for good.
     #[must_use]
     pub fn is_safe(&self) -> bool {
         self.lock().is_safe()
@@ -652,13 +676,9 @@ impl Writer {
     }
 
     /// The name is being removed: nothing is answered for any more, an upload is given up. Until
-    /// [`Writer::landed`] it may still be committed. Unless `patient`, a request that is upload and
-    /// commit in one is not waited for either, and what it has done is looked for.
-    pub fn unlinked(self: &Arc<Self>, patient: bool) {
+    /// [`Writer::landed`] it may still be committed.
+    pub fn unlinked(self: &Arc<Self>) {
         self.step(Event::Unlinked);
-        if !patient && let Some(progress) = &self.lock().progress {
-            progress.abandon();
-        }
     }
 
     /// Another file has the name now: no close is answered for any more. What is owed stays until
@@ -715,7 +735,7 @@ impl Writer {
         self.until(|inner| !inner.session.flight().is_moving())
             .await;
         let mut target = self.target();
-        let elsewhere = self.left_elsewhere(&target).await?;
+        let elsewhere = commit::left_elsewhere(&*self.context.store, &target).await?;
         target.removes.extend(elsewhere);
         let here = match target.in_doubt() {
             false => target.replaces,
@@ -736,20 +756,36 @@ impl Writer {
         self: &Arc<Self>,
         change: impl FnOnce(&mut Target),
     ) -> futures_util::future::BoxFuture<'static, Result<()>> {
-        let later = {
+        let (later, on_its_way) = {
             // One step: a commit must find both places or the new one.
             let mut inner = self.lock();
             let was = inner.target.place.clone();
             change(&mut inner.target);
-            if inner.target.place != was {
+            let moved = inner.target.place != was;
+            if moved {
                 inner.renumber();
             }
-            self.decide(&mut inner, Event::Moved)
+            let later = self.decide(&mut inner, Event::Moved);
+            // What is cancelled by now, and was not given away in full, never arrives.
+            let given = |progress: &Arc<Progress>| progress.may_be_stored();
+            let given = moved && inner.progress.as_ref().is_some_and(given);
+            let on_its_way = inner.sending.clone().filter(|_| given);
+            if let Some(attempt) = &on_its_way {
+                inner.target.attempt(attempt.clone());
+            }
+            (later, on_its_way)
         };
         self.perform(later);
         let writer = self.clone();
         Box::pin(async move {
-            writer.until(|inner| !inner.session.is_moving()).await;
+            if on_its_way.is_some() {
+                // The answer may take long: after a crash meanwhile it is looked for under both names.
+                writer.note_owed().await?;
+            }
+            // What is made durable now is so with the place that it has then.
+            writer
+                .until(|inner| !inner.session.is_moving() && !inner.session.is_kept_soon())
+                .await;
             writer.note_owed().await
         })
     }
@@ -773,35 +809,65 @@ impl Writer {
         self.retarget(change).await
     }
 
-    /// Another file has `place` from now on: the commit no longer removes what is there. Returns when that is
-    /// durable, no commit is under way that does not know it, and no removal of `place`; with what a commit
-    /// has put there meanwhile.
-    pub async fn strike(&self, place: &Place) -> Result<Option<Entry>> {
-        self.unlist(place);
+    /// Another file has `place` from now on: the commit no longer removes what is there, nor what may be. That
+    /// is durable, and known to all commits, only after [`Writer::struck`].
+    pub fn strike(&self, place: &Place) -> Left {
+        let target = &mut self.lock().target;
+        let there = |one: &mut Attempt| one.place == *place;
+        let attempts = target.attempts.extract_if(.., there).collect();
+        let entries = target.removes.extract_if(.., |(at, _)| *at == *place);
+        Left {
+            entry: entries.last().map(|(_, entry)| entry),
+            attempts,
+        }
+    }
+
+    /// Returns when [`Writer::strike`] is durable, no commit is under way that does not know it, and no removal
+    /// of `place`; with what a commit has left there meanwhile.
+    ///
+    /// # Errors
+    /// Those of the spool.
+    pub async fn struck(&self, place: &Place) -> Result<Left> {
+        self.departed(place).await;
+        let left = self.strike(place);
+        self.note_owed().await?;
+        Ok(left)
+    }
+
+    /// Returns when nothing of it is under way to or at `place` any more, where it was before.
+    pub async fn departed(&self, place: &Place) {
         let is_free = |inner: &Inner| inner.removing.as_ref() != Some(place);
         self.until(|inner| !inner.session.is_moving() && is_free(inner))
             .await;
-        // What was on its way there meanwhile.
-        let arrived = self.unlist(place);
-        self.note_owed().await?;
-        Ok(arrived)
     }
 
-    fn unlist(&self, place: &Place) -> Option<Entry> {
+    /// Takes over what another file of ours has left, or may have left, at the place: it is replaced.
+    pub fn inherit(&self, left: Left) {
         let target = &mut self.lock().target;
-        target.attempts.retain(|one| one.place != *place);
-        let at = target
+        left.attempts
+            .into_iter()
+            .for_each(|attempt| target.attempt(attempt));
+        if let Some(entry) = left.entry {
+            target.replaces = Some(entry);
+            target.exclusive = false;
+        }
+    }
+
+    /// Nobody takes `place` after all: what was left there goes with the next commit again; `false` if
+    /// none is to come.
+    pub fn relist(&self, place: &Place, left: Left) -> bool {
+        let mut inner = self.lock();
+        if inner.session.is_settled() {
+            return false;
+        }
+        let target = &mut inner.target;
+        left.attempts
+            .into_iter()
+            .for_each(|attempt| target.attempt(attempt));
+        target
             .removes
-            .iter()
-            .position(|(there, _)| there == place)?;
-        Some(target.removes.swap_remove(at).1)
-    }
-
-    /// Takes over what another file of ours has left at the place: it is replaced.
-    pub fn inherit(&self, entry: Entry) {
-        let target = &mut self.lock().target;
-        target.replaces = Some(entry);
-        target.exclusive = false;
+            .extend(left.entry.map(|entry| (place.clone(), entry)));
+        true
     }
 
     /// Makes a change of the target durable, if anything is owed.
@@ -809,10 +875,16 @@ impl Writer {
         let owed = {
             let inner = self.lock();
             inner.owed.clone().map(|owed| {
+                let error = match inner.session.last() {
+                    Last::Failed { error, .. } => Some(error.to_string()),
+                    Last::None | Last::Committed => None,
+                };
                 let record = Record {
                     size: owed.content.layer.size(),
                     digests: owed.content.digests(),
                     at_ms: owed.number,
+                    written_ms: inner.written_ms(),
+                    error,
                     ..Record::new(Class::Acknowledged, inner.target.clone())
                 };
                 let file = owed.content.file.clone();
@@ -956,11 +1028,26 @@ impl Inner {
     fn record(&self, class: Class) -> Record {
         let mut record = Record::new(class, self.target.clone());
         record.at_ms = self.sealed;
+        record.written_ms = self.written_ms();
         if let Some(frozen) = &self.frozen {
             record.size = frozen.layer.size();
             record.digests = frozen.digests();
         }
         record
+    }
+
+    fn written_ms(&self) -> Option<u64> {
+        let since = self.written?.duration_since(SystemTime::UNIX_EPOCH).ok()?;
+        u64::try_from(since.as_millis()).ok()
+    }
+
+    /// What is sent long after it was written is still of then; of what is only moved that is when the store got it.
+    fn date(&mut self, keeps: &Keeps) {
+        let late = |at: &SystemTime| at.elapsed().is_ok_and(|age| age > LATE);
+        if keeps.mtime.is_some() && self.target.attrs.mtime.is_none() {
+            let of_base = || self.base.as_ref().map(|base| base.modified);
+            self.target.attrs.mtime = self.written.or_else(of_base).filter(late);
+        }
     }
 
     /// It has taken another place: of all that was promised for that place this is the latest.

@@ -36,6 +36,9 @@ pub struct Record {
     pub upload: Option<(Upload, Vec<Receipt>)>,
     /// Why it was refused.
     pub error: Option<String>,
+    /// When a program last wrote, in milliseconds since 1970; `None`: when it was sealed.
+    #[serde(default)]
+    pub written_ms: Option<u64>,
     /// When the content was sealed, or took this place, in milliseconds since 1970, no two alike: of two
     /// for one place the later counts. A later record of the same content in the same place keeps it.
     pub at_ms: u64,

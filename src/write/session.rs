@@ -263,6 +263,12 @@ impl<W> Session<W> {
         self.gone
     }
 
+    /// Whether the name was removed, and is sure to be gone.
+    #[must_use]
+    pub(super) fn is_removed(&self) -> bool {
+        self.removed
+    }
+
     /// Whether something was promised that the store does not have yet.
     #[must_use]
     pub(super) fn owes(&self) -> bool {
@@ -273,6 +279,12 @@ impl<W> Session<W> {
     #[must_use]
     pub(super) fn is_moving(&self) -> bool {
         self.moved
+    }
+
+    /// Whether a version is being sealed or made durable.
+    #[must_use]
+    pub(super) fn is_kept_soon(&self) -> bool {
+        matches!(self.flight, Flight::Sealing | Flight::Keeping)
     }
 
     /// Whether nothing is written, on its way, owed or failed: what is here is what the store has.

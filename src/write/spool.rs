@@ -412,6 +412,7 @@ impl Record {
             digests: crate::store::Digests::default(),
             upload: None,
             error: None,
+            written_ms: None,
             at_ms: next_ms(),
         }
     }
@@ -463,6 +464,14 @@ struct State {
 }
 
 impl State {
+    /// Of the name that its bytes have, or had.
+    fn ending(&self) -> &'static str {
+        match self.home {
+            Home::Cache => "cache",
+            Home::Data | Home::Nowhere => "data",
+        }
+    }
+
     fn new(class: Class) -> Self {
         State {
             class,
@@ -547,16 +556,12 @@ impl SpoolFile {
         if let Some(file) = self.handle.file() {
             return Ok(file);
         }
-        let ending = match state.home {
-            Home::Cache => "cache",
-            Home::Data | Home::Nowhere => "data",
-        };
         let mut how = OpenOptions::new();
         let how = how.read(true).write(true);
         let file = self
             .spool
             .handles
-            .open(how, &self.stem.with_extension(ending))?;
+            .open(how, &self.stem.with_extension(state.ending()))?;
         Ok(self.spool.handles.keep(&self.handle, file))
     }
 
@@ -1008,6 +1013,10 @@ impl SpoolFile {
 /// Bytes copied at a time.
 const COPY_STEP: u64 = 1 << 20;
 
+/// The blocks of a file above this size, in bytes, are freed by a thread of their own: that takes time, and who
+/// drops a file may hold a lock.
+const LARGE: u64 = 64 << 20;
+
 impl Drop for SpoolFile {
     fn drop(&mut self) {
         let mut state = self.state();
@@ -1020,9 +1029,23 @@ impl Drop for SpoolFile {
             }
             return;
         }
+        let size = match self.handle.file() {
+            Some(file) => file.metadata(),
+            None => std::fs::metadata(self.stem.with_extension(state.ending())),
+        };
+        let large = size.is_ok_and(|meta| meta.len() > LARGE);
+        let file = large
+            .then(|| self.open_locked(&state))
+            .and_then(|file| file.ok());
         self.remove_locked(&mut state);
         drop(state);
         self.uncharge(u64::MAX);
+        if let Some(file) = file {
+            self.handle.close();
+            let thread = std::thread::Builder::new().name("free".to_owned());
+            // Without one it is freed here.
+            drop(thread.spawn(move || drop(file)));
+        }
     }
 }
 

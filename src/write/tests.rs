@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::store::memory::{Fault, Memory};
+use futures_util::FutureExt;
 use std::time::Duration;
 use tokio::sync::Semaphore;
 
@@ -304,7 +305,7 @@ async fn unlink_during_a_commit_learns_what_the_store_has() {
     while bench.store.count("finish") == 0 {
         tokio::task::yield_now().await;
     }
-    bench.writer.unlinked(true);
+    bench.writer.unlinked();
     gate.add_permits(1);
     // The commit could not be stopped any more: whoever unlinks learns what there is to remove.
     let entry = bench.writer.landed().await.unwrap().pop().unwrap().1;
@@ -598,24 +599,76 @@ async fn a_name_that_must_be_new_is_taken_even_by_the_same_bytes() {
 }
 
 #[tokio::test]
-async fn unlink_does_not_wait_for_a_request_that_does_not_answer() {
-    for arrived in [false, true] {
+async fn an_unlink_waits_for_a_request_that_the_server_has_in_full() {
+    for bytes in [&b"hello"[..], b""] {
         let bench = bench(None).await;
-        let _never = gate(&bench, "put");
-        bench.writer.write(0, b"hello").unwrap();
+        let gate = gate(&bench, "put");
+        bench.writer.touched().unwrap();
+        bench.writer.write(0, bytes).unwrap();
         let answer = bench.writer.close();
         asked(&bench, "put", 1).await;
-        bench.writer.unlinked(false);
-        if arrived {
-            bench.store.plant("f", b"hello");
-        }
-        let left = bench.writer.landed().await.unwrap();
+        bench.writer.unlinked();
+        let (left, ()) = tokio::join!(bench.writer.landed(), async {
+            for _ in 0..100 {
+                tokio::task::yield_now().await;
+            }
+            gate.add_permits(1);
+        });
+        let names: Vec<_> = left.unwrap().into_iter().map(|(at, _)| at.name).collect();
+        assert_eq!(names, ["f"]);
         bench.writer.removed();
         done(answer).await.unwrap();
-        let names: Vec<_> = left.iter().map(|(place, _)| &*place.name).collect();
-        assert_eq!(names, if arrived { vec!["f"] } else { vec![] });
-        assert_eq!(bench.store.count("stat"), 1, "its outcome is looked for");
     }
+}
+
+#[tokio::test]
+async fn an_unlink_gives_up_a_request_that_the_server_has_not_in_full() {
+    let bench = bench(None).await;
+    let gate = gate(&bench, "body");
+    bench.writer.write(0, b"hello").unwrap();
+    let answer = bench.writer.close();
+    sending(&bench).await;
+    bench.writer.unlinked();
+    assert_eq!(bench.writer.landed().await.unwrap(), []);
+    bench.writer.removed();
+    gate.add_permits(1);
+    done(answer).await.unwrap();
+    assert_eq!(bench.store.paths(), Vec::<String>::new());
+    assert_eq!(bench.store.count("stat"), 0, "nothing is in doubt");
+}
+
+#[tokio::test]
+async fn the_last_byte_is_not_given_away_once_an_upload_is_cancelled() {
+    #[derive(Debug)]
+    struct Zeros;
+    #[async_trait::async_trait]
+    impl crate::store::Source for Zeros {
+        async fn read(&self, range: Range<u64>) -> Result<Bytes> {
+            Ok(Bytes::from(vec![0; (range.end - range.start) as usize]))
+        }
+    }
+    use crate::store::Source;
+    let of = |progress| upload::Whole {
+        source: &Zeros,
+        size: 10,
+        progress,
+    };
+    let progress = Progress::default();
+    of(&progress).read(0..5).await.unwrap();
+    progress.cancel();
+    of(&progress).read(5..9).await.unwrap();
+    let last = of(&progress).read(9..10).await;
+    assert_eq!(last.unwrap_err().kind, Kind::Cancelled);
+    assert!(!progress.may_be_stored());
+    progress.stopped().await;
+
+    let progress = Progress::default();
+    of(&progress).read(0..10).await.unwrap();
+    progress.cancel();
+    // A connection that broke: the same once more.
+    of(&progress).read(0..10).await.unwrap();
+    assert!(progress.may_be_stored());
+    assert!(progress.stopped().now_or_never().is_none());
 }
 
 #[tokio::test]
@@ -681,7 +734,7 @@ async fn what_is_about_to_be_replaced_is_waited_for() {
     bench.writer.write(0, b"hello").unwrap();
     let answer = bench.writer.close();
     asked(&bench, "put", 1).await;
-    bench.writer.unlinked(true);
+    bench.writer.unlinked();
     let (left, ()) = tokio::join!(bench.writer.landed(), async { gate.add_permits(1) });
     assert_eq!(left.unwrap().len(), 1);
     bench.writer.removed();
@@ -694,14 +747,15 @@ async fn a_request_whose_outcome_is_unknown_is_looked_for_before_the_next() {
     let bench = bench(None).await;
     bench.writer.lock().target.exclusive = true;
     let gate = gate(&bench, "put");
+    fail(&bench, "put", Kind::Broken);
     bench.writer.write(0, b"hello").unwrap();
     let mut answer = bench.writer.close();
     asked(&bench, "put", 1).await;
-    bench.writer.unlinked(false);
+    bench.writer.unlinked();
     bench.store.plant("f", b"hello");
+    gate.add_permits(9);
     bench.writer.landed().await.unwrap();
     assert!(answer.try_recv().is_err(), "the name may stay");
-    gate.add_permits(9);
     bench.writer.revived();
     done(answer).await.unwrap();
     assert_eq!(bench.store.count("put"), 1, "it turned out to be there");
@@ -870,11 +924,18 @@ fn mode(mode: u32) -> Attrs {
 async fn owing() -> Bench {
     let bench = bench(None).await;
     bench.writer.set_promise(Promise::Spool);
-    let _never = gate(&bench, "put");
+    let _never = gate(&bench, "body");
     bench.writer.write(0, b"hello").unwrap();
     done(bench.writer.close()).await.unwrap();
-    asked(&bench, "put", 1).await;
+    sending(&bench).await;
     bench
+}
+
+/// The writer has begun to send.
+async fn sending(bench: &Bench) {
+    while bench.writer.look().1 != Flight::Uploading {
+        tokio::task::yield_now().await;
+    }
 }
 
 #[tokio::test]
@@ -925,9 +986,21 @@ async fn a_version_that_cannot_be_completed_is_completed_in_its_own_file_by_the_
     assert_eq!(bench.store.content("f").unwrap()[..4], *b"new\x07");
 }
 
-async fn until_keeping(writer: &Arc<Writer>) {
-    while writer.look().1 != Flight::Keeping {
-        tokio::task::yield_now().await;
+/// A version that is being made durable right now, with the spool's promise; that is over soon, and tried again
+/// if it was missed.
+async fn keeping() -> (Bench, Answer) {
+    loop {
+        let bench = bench(None).await;
+        bench.writer.set_promise(Promise::Spool);
+        let _never = gate(&bench, "put");
+        bench.writer.write(0, b"hello").unwrap();
+        let answer = bench.writer.close();
+        while !bench.writer.owes() {
+            if bench.writer.look().1 == Flight::Keeping {
+                return (bench, answer);
+            }
+            tokio::task::yield_now().await;
+        }
     }
 }
 
@@ -956,12 +1029,7 @@ async fn new_attributes_do_not_make_an_older_version_the_newest_and_a_new_place_
 
 #[tokio::test]
 async fn attributes_set_while_a_version_is_made_durable_are_in_its_record() {
-    let bench = bench(None).await;
-    bench.writer.set_promise(Promise::Spool);
-    let _never = gate(&bench, "put");
-    bench.writer.write(0, b"hello").unwrap();
-    let answer = bench.writer.close();
-    until_keeping(&bench.writer).await;
+    let (bench, answer) = keeping().await;
     assert!(bench.writer.set_attrs(&mode(0o600)));
     done(answer).await.unwrap();
     assert_eq!(promised(&bench).pop().unwrap().target.attrs, mode(0o600));
@@ -969,11 +1037,7 @@ async fn attributes_set_while_a_version_is_made_durable_are_in_its_record() {
 
 #[tokio::test]
 async fn a_promise_that_was_not_made_is_not_answered() {
-    let bench = bench(None).await;
-    bench.writer.set_promise(Promise::Spool);
-    bench.writer.write(0, b"hello").unwrap();
-    let answer = bench.writer.close();
-    until_keeping(&bench.writer).await;
+    let (bench, answer) = keeping().await;
     let files = bench.writer.files();
     files.iter().for_each(|file| file.discard());
     assert_eq!(done(answer).await.unwrap_err().kind, Kind::Broken);
@@ -983,7 +1047,7 @@ async fn a_promise_that_was_not_made_is_not_answered() {
 async fn a_name_that_is_gone_leaves_no_record_behind_and_its_bytes_to_who_reads_them() {
     let bench = owing().await;
     assert_eq!(promised(&bench).len(), 1);
-    bench.writer.unlinked(false);
+    bench.writer.unlinked();
     bench.writer.landed().await.unwrap();
     bench.writer.removed();
     bench.writer.note_owed().await.unwrap();
@@ -1004,12 +1068,8 @@ async fn a_name_that_is_gone_leaves_no_record_behind_and_its_bytes_to_who_reads_
 
 #[tokio::test]
 async fn a_name_that_goes_while_its_version_is_made_durable_is_not_promised() {
-    let bench = bench(None).await;
-    bench.writer.set_promise(Promise::Spool);
-    bench.writer.write(0, b"hello").unwrap();
-    let answer = bench.writer.close();
-    until_keeping(&bench.writer).await;
-    bench.writer.unlinked(false);
+    let (bench, answer) = keeping().await;
+    bench.writer.unlinked();
     bench.writer.removed();
     done(answer).await.unwrap();
     bench.writer.landed().await.unwrap();
@@ -1078,7 +1138,8 @@ async fn who_takes_an_old_name_waits_for_its_removal_and_is_not_removed() {
     bench.writer.write(0, b"new").unwrap();
     let answer = bench.writer.close();
     asked(&bench, "remove", 1).await;
-    let mut taken = Box::pin(bench.writer.strike(&was));
+    bench.writer.strike(&was);
+    let mut taken = Box::pin(bench.writer.struck(&was));
     assert!(
         futures_util::poll!(&mut taken).is_pending(),
         "it may remove what comes next"
@@ -1089,4 +1150,41 @@ async fn who_takes_an_old_name_waits_for_its_removal_and_is_not_removed() {
     done(answer).await.unwrap();
     assert_eq!(bench.store.content("f").unwrap(), "theirs");
     assert_eq!(bench.store.content("g").unwrap(), "new");
+}
+
+#[tokio::test]
+async fn what_is_sent_late_has_the_time_of_its_last_write() {
+    let then = SystemTime::now() - Duration::from_secs(3600);
+    let sent = async |bench: &Bench| {
+        let place = bench.writer.target().place;
+        bench.store.stat(&place).await.unwrap().attrs.mtime
+    };
+    let bench = bench(None).await;
+    fail(&bench, "put", Kind::Broken);
+    bench.writer.write(0, b"hello").unwrap();
+    done(bench.writer.close()).await.unwrap_err();
+    bench.writer.lock().written = Some(then);
+    done(bench.writer.sync()).await.unwrap();
+    assert_eq!(sent(&bench).await, Some(then));
+    // The store's own time will do for what is sent at once.
+    bench.writer.write(5, b" world").unwrap();
+    done(bench.writer.close()).await.unwrap();
+    assert_eq!(sent(&bench).await, None);
+}
+
+#[tokio::test]
+async fn what_an_earlier_process_promised_has_the_time_of_then() {
+    let bench = owing().await;
+    let context = bench.writer.context.clone();
+    let file = bench.writer.files().remove(0);
+    let mut record = Record::new(Class::Acknowledged, bench.writer.target());
+    record.size = 5;
+    record.at_ms = 1_000_000_000_000;
+    *bench.store.gate.lock().unwrap() = None;
+    let later = Writer::adopt(2, context, file, &record).await.unwrap();
+    later.go();
+    later.settled().await.unwrap();
+    let entry = bench.store.stat(&record.target.place).await.unwrap();
+    let then = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000_000);
+    assert_eq!(entry.attrs.mtime, Some(then));
 }

@@ -5,10 +5,14 @@
 
 use crate::error::{Error, Kind, Result};
 use crate::store::{Entry, New, Part, Receipt, Source, Store, Upload};
+use async_trait::async_trait;
+use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::ops::Range;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use tokio::sync::Notify;
 
 /// How often an upload that the store declared void is begun anew in the same way.
@@ -23,52 +27,70 @@ const RESTARTS_IN_ALL: u32 = 20;
 pub(super) struct Progress {
     /// Bytes that the store has acknowledged.
     pub(super) sent: AtomicU64,
-    cancelled: AtomicBool,
-    abandoned: AtomicBool,
-    committing: AtomicBool,
+    stage: Mutex<Stage>,
     wake: Notify,
 }
 
-impl Progress {
-    /// Asks to stop; without effect once the commit has begun, or on a request that is a commit.
-    pub(super) fn cancel(&self) {
-        self.cancelled.store(true, Ordering::Release);
-        self.wake.notify_waiters();
-    }
+#[derive(Debug, Default)]
+struct Stage {
+    /// Somebody asked to stop.
+    cancelled: bool,
+    /// A request is under way that stores the content if it arrives.
+    committing: bool,
+    /// There was one.
+    committed: bool,
+}
 
-    /// Asks to stop at once: also a request that is upload and commit in one is not waited for. What
-    /// that has done is unknown then.
-    pub(super) fn abandon(&self) {
-        self.abandoned.store(true, Ordering::Release);
-        self.cancel();
-    }
-
-    /// Whether a request was sent that stores the content, if it arrives.
-    pub(super) fn is_committing(&self) -> bool {
-        self.committing.load(Ordering::Acquire)
-    }
-
-    fn commits(&self) {
-        self.committing.store(true, Ordering::Release);
-    }
-
+impl Stage {
     fn check(&self) -> Result<()> {
-        if self.cancelled.load(Ordering::Acquire) {
+        if self.cancelled && !self.committing {
             return Err(Error::new(Kind::Cancelled, "upload"));
         }
         Ok(())
     }
+}
 
-    /// Returns when work is to be stopped that is (`commits`), or is not, a commit by itself.
-    pub(super) async fn stopped(&self, commits: bool) {
-        let asked = if commits {
-            &self.abandoned
-        } else {
-            &self.cancelled
-        };
+impl Progress {
+    fn stage(&self) -> MutexGuard<'_, Stage> {
+        self.stage.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Asks to stop; without effect once the commit has begun: what a server has in full it may store at any
+    /// time, so that nobody could say what it has after that.
+    pub(super) fn cancel(&self) {
+        self.stage().cancelled = true;
+        self.wake.notify_waiters();
+    }
+
+    /// Whether a request was sent that stores the content, if it arrives.
+    pub(super) fn may_be_stored(&self) -> bool {
+        self.stage().committed
+    }
+
+    /// From here on it cannot be cancelled; `Cancelled` if it is.
+    fn commits(&self) -> Result<()> {
+        let mut stage = self.stage();
+        stage.check()?;
+        (stage.committing, stage.committed) = (true, true);
+        Ok(())
+    }
+
+    /// The store asks for the upload to begin anew: it can be cancelled again.
+    fn begins_anew(&self) -> Result<()> {
+        let mut stage = self.stage();
+        stage.committing = false;
+        stage.check()
+    }
+
+    fn check(&self) -> Result<()> {
+        self.stage().check()
+    }
+
+    /// Returns when work is to be stopped.
+    pub(super) async fn stopped(&self) {
         loop {
             let wake = self.wake.notified();
-            if asked.load(Ordering::Acquire) {
+            if self.check().is_err() {
                 return;
             }
             wake.await;
@@ -76,9 +98,24 @@ impl Progress {
     }
 }
 
-/// What a request that was a commit by itself ends with when it was abandoned.
-fn dropped() -> Error {
-    Error::new(Kind::Cancelled, "upload").said("its outcome is unknown")
+/// The content of a request that is upload and commit in one: it commits with its last byte, which is not
+/// given away once the upload is cancelled. No server stores what is cut off.
+pub(super) struct Whole<'a> {
+    pub(super) source: &'a dyn Source,
+    pub(super) size: u64,
+    pub(super) progress: &'a Progress,
+}
+
+#[async_trait]
+impl Source for Whole<'_> {
+    async fn read(&self, range: Range<u64>) -> Result<Bytes> {
+        let last = range.end == self.size;
+        let bytes = self.source.read(range).await?;
+        if last {
+            self.progress.commits()?;
+        }
+        Ok(bytes)
+    }
 }
 
 /// How an upload ended that did not fail.
@@ -111,13 +148,21 @@ pub(super) async fn send(load: &Load<'_>, progress: &Progress) -> Result<Sent> {
     if store.caps().size_max.is_some_and(|max| new.size > max) {
         return Err(Error::new(Kind::TooLarge, "upload"));
     }
-    progress.check()?;
+    // The one before, if there was one, was refused.
+    progress.begins_anew()?;
+    let whole = Whole {
+        source,
+        size: new.size,
+        progress,
+    };
     let whole = if new.size <= store.caps().one_shot_max {
-        progress.commits();
+        if new.size == 0 {
+            progress.commits()?;
+        }
         tokio::select! {
             biased;
-            () = progress.stopped(true) => return Err(dropped()),
-            stored = store.put(new, source) => Some(stored),
+            () = progress.stopped() => return Err(Error::new(Kind::Cancelled, "upload")),
+            stored = store.put(new, &whole) => Some(stored),
         }
     } else {
         None
@@ -126,10 +171,15 @@ pub(super) async fn send(load: &Load<'_>, progress: &Progress) -> Result<Sent> {
         Some(Ok(entry)) => entry,
         Some(Err(error)) if error.kind != Kind::Restart => return Err(error),
         // Too large for one request, or for this server's.
-        Some(Err(_)) | None => match in_parts(load, progress).await? {
-            Sent::Stored(entry) => entry,
-            theirs => return Ok(theirs),
-        },
+        tried => {
+            if tried.is_some() {
+                progress.begins_anew()?;
+            }
+            match in_parts(load, progress).await? {
+                Sent::Stored(entry) => entry,
+                theirs => return Ok(theirs),
+            }
+        }
     };
     progress.sent.store(new.size, Ordering::Relaxed);
     if entry.size != new.size || new.digests.agree(&entry.digests) == Some(false) {
@@ -168,6 +218,7 @@ async fn in_parts(load: &Load<'_>, progress: &Progress) -> Result<Sent> {
                 if error.kind != Kind::Restart {
                     return Err(error);
                 }
+                progress.begins_anew()?;
                 void = Some((up, error));
             }
         }
@@ -208,9 +259,12 @@ async fn once(load: &Load<'_>, up: &Upload, progress: &Progress) -> Result<Sent>
     {
         return Ok(Sent::Theirs(theirs));
     }
-    if up.whole {
-        progress.commits();
-    }
+    let whole = Whole {
+        source,
+        size: new.size,
+        progress,
+    };
+    let source: &dyn Source = if up.whole { &whole } else { source };
     let mut receipts: Vec<Receipt> = Vec::with_capacity(parts.len());
     let mut flying = FuturesUnordered::new();
     let mut waiting = parts.iter();
@@ -222,13 +276,7 @@ async fn once(load: &Load<'_>, up: &Upload, progress: &Progress) -> Result<Sent>
         }
         tokio::select! {
             biased;
-            () = progress.stopped(up.whole) => {
-                return Err(if up.whole {
-                    dropped()
-                } else {
-                    Error::new(Kind::Cancelled, "upload")
-                });
-            }
+            () = progress.stopped() => return Err(Error::new(Kind::Cancelled, "upload")),
             done = flying.next() => match done {
                 None => break,
                 Some(receipt) => {
@@ -242,14 +290,13 @@ async fn once(load: &Load<'_>, up: &Upload, progress: &Progress) -> Result<Sent>
     }
     drop(flying);
     receipts.sort_by_key(|receipt| receipt.part.index);
-    if !up.whole {
-        if let Some(theirs) = (load.last_look)().await? {
-            return Ok(Sent::Theirs(theirs));
-        }
-        // From here on it cannot be cancelled: the store may have it whatever we do.
-        progress.check()?;
+    if !up.whole
+        && let Some(theirs) = (load.last_look)().await?
+    {
+        return Ok(Sent::Theirs(theirs));
     }
-    progress.commits();
+    // The store may have it whatever we do from here on.
+    progress.commits()?;
     let tail = tail.as_ref().map(|part| (part, source));
     let stored = store.finish(up, new, &receipts, tail).await?;
     Ok(Sent::Stored(stored))

@@ -77,12 +77,12 @@ impl Spools {
         };
         let mounts = match given {
             Some(_) => Vec::new(),
-            None => mountpoint::mounts()?,
+            None => mountpoint::own()?,
         };
-        for mount in mounts.iter().filter(|mount| mount.is_ours()) {
+        for mount in &mounts {
             match control::attribute(&mount.mountpoint) {
-                // Another user's; or a dead one, whose spool is on the disk.
-                Err(Errno::ACCESS | Errno::NOTCONN) => {}
+                // A dead one, whose spool is on the disk.
+                Err(Errno::NOTCONN) => {}
                 _ => {
                     let stay = control::socket_of(&mount.mountpoint)
                         .and_then(|socket| ask(socket, &mount.mountpoint));

@@ -448,6 +448,7 @@ async fn a_create_that_fails_leaves_nothing_here() {
     bench.vfs.release(open.fh);
     settle(&bench).await;
     assert_eq!(bench.store.content("log.1").unwrap(), vec![2; 100]);
+    assert_eq!(bench.store.paths(), ["log.1"]);
     let left = bench.vfs.drain(Duration::ZERO).await;
     assert_eq!((left.kept, left.refused), (0, 0));
 }
@@ -674,16 +675,20 @@ async fn a_file_renamed_over_one_that_is_owed_takes_its_place() {
     assert_eq!(bench.store.paths(), ["f"]);
 }
 
-#[tokio::test]
-async fn a_name_goes_while_its_upload_does_not_answer() {
+#[tokio::test(start_paused = true)]
+async fn a_name_does_not_go_before_the_upload_of_its_bytes_has_an_answer() {
     let bench = bench_with(Memory::new(), |options| options.commit = Promise::Spool).await;
-    *bench.store.gate.lock().unwrap() = Some(("put", Arc::new(Semaphore::new(0))));
+    let gate = Arc::new(Semaphore::new(0));
+    *bench.store.gate.lock().unwrap() = Some(("put", gate.clone()));
     write_file(&bench.vfs, ROOT, "f", b"x").await;
     while bench.store.count("put") == 0 {
         tokio::task::yield_now().await;
     }
-    // It has arrived; only the answer has not.
-    bench.store.plant("f", b"x");
+    // Whoever looked now would find nothing, and the file would come a moment later.
+    let told = bench.vfs.unlink(ROOT, "f").await;
+    assert_eq!(told.unwrap_err().kind, Kind::Timeout);
+    assert!(bench.vfs.lookup(ROOT, "f").await.is_ok());
+    gate.add_permits(1);
     bench.vfs.unlink(ROOT, "f").await.unwrap();
     assert!(bench.store.paths().is_empty());
     assert_eq!(bench.vfs.write.spool.bytes(), 0);
@@ -839,4 +844,269 @@ async fn a_name_that_others_gave_to_a_file_which_is_written_here_is_not_removed(
     bench.vfs.drain(Duration::from_secs(600)).await;
     assert_eq!(bench.store.paths(), ["f", "f.tmp"]);
     assert_eq!(bench.store.content("f").unwrap(), "");
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_takes_a_name_takes_over_what_may_have_been_stored_there() {
+    let bench = bench_with(Memory::new(), |options| options.commit = Promise::Spool).await;
+    let vfs = &bench.vfs;
+    let fault = || Fault {
+        op: "put",
+        kind: Kind::Broken,
+        done: false,
+    };
+    bench.store.faults.lock().unwrap().push_back(fault());
+    write_file(vfs, ROOT, "a", b"").await;
+    vfs.landed().await;
+    bench.store.faults.lock().unwrap().push_back(fault());
+    vfs.rename(ROOT, "a", ROOT, "b", false).await.unwrap();
+    vfs.landed().await;
+    // The same bytes, under the name of which it is not known whether the store has them.
+    write_file(vfs, ROOT, "a", b"").await;
+    vfs.drain(Duration::from_secs(600)).await;
+    assert_eq!(bench.store.paths(), ["a", "b"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_arrives_late_under_an_old_name_is_no_conflict_with_who_has_it_now() {
+    let bench = bench_with(Memory::new(), |options| options.commit = Promise::Spool).await;
+    let vfs = &bench.vfs;
+    let gate = Arc::new(Semaphore::new(0));
+    *bench.store.gate.lock().unwrap() = Some(("put", gate.clone()));
+    write_file(vfs, ROOT, "a", b"first").await;
+    while bench.store.count("put") == 0 {
+        tokio::task::yield_now().await;
+    }
+    let second = async {
+        while vfs.lookup(ROOT, "b").await.is_err() {
+            tokio::task::yield_now().await;
+        }
+        let arrives = async {
+            for _ in 0..100 {
+                tokio::task::yield_now().await;
+            }
+            gate.add_permits(1);
+            while bench.store.content("a").is_none() {
+                tokio::task::yield_now().await;
+            }
+        };
+        let (made, ()) = tokio::join!(vfs.create(ROOT, "a", 0o644, TRUNC), arrives);
+        let (_, open) = made.unwrap();
+        vfs.write(open.fh, 0, b"second").await.unwrap();
+        // What was seen before is not believed at the commit.
+        tokio::time::advance(Duration::from_secs(6)).await;
+        close(vfs, open.fh).await.unwrap();
+        gate.add_permits(9);
+    };
+    let (moved, ()) = tokio::join!(vfs.rename(ROOT, "a", ROOT, "b", false), second);
+    moved.unwrap();
+    vfs.drain(Duration::from_secs(600)).await;
+    assert_eq!(bench.store.content("a").unwrap(), "second");
+    assert_eq!(bench.store.content("b").unwrap(), "first");
+    assert_eq!(bench.store.paths(), ["a", "b"]);
+}
+
+#[tokio::test]
+async fn a_rename_that_did_not_wait_for_a_hanging_upload_is_durable() {
+    let set = |options: &mut Options| {
+        options.commit = Promise::Spool;
+        options.name_timeout = Duration::from_millis(100);
+    };
+    let work = async |store: &Arc<Memory>, vfs: &Vfs| {
+        let never = Arc::new(Semaphore::new(0));
+        *store.gate.lock().unwrap() = Some(("put", never));
+        write_file(vfs, ROOT, "a", b"x").await;
+        while store.count("put") == 0 {
+            tokio::task::yield_now().await;
+        }
+        vfs.rename(ROOT, "a", ROOT, "b", false).await.unwrap();
+    };
+    for arrived in [false, true] {
+        let before = |store: &Arc<Memory>| {
+            if arrived {
+                store.plant("a", b"x");
+            }
+        };
+        let (store, vfs, taken) = crash_after(set, work, before).await;
+        assert_eq!((taken.sending, taken.odd.len()), (1, 0), "{taken:?}");
+        vfs.landed().await;
+        assert_eq!(store.paths(), ["b"]);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_file_that_is_renamed_there_and_back_is_not_removed() {
+    for fails in [true, false] {
+        let bench = bench_with(Memory::new(), |options| options.commit = Promise::Spool).await;
+        let vfs = &bench.vfs;
+        bench.store.plant("a", b"old");
+        vfs.readdir(ROOT).await.unwrap();
+        let gate = Arc::new(Semaphore::new(0));
+        *bench.store.gate.lock().unwrap() = Some(("put", gate.clone()));
+        write_file(vfs, ROOT, "a", b"new").await;
+        while bench.store.count("put") == 0 {
+            tokio::task::yield_now().await;
+        }
+        let (moved, ()) = tokio::join!(vfs.rename(ROOT, "a", ROOT, "b", false), async {
+            gate.add_permits(1)
+        });
+        moved.unwrap();
+        let mut held = None;
+        if fails {
+            bench.store.faults.lock().unwrap().push_back(Fault {
+                op: "put",
+                kind: Kind::Later,
+                done: false,
+            });
+            gate.add_permits(1);
+            vfs.landed().await;
+        } else {
+            let ino = vfs.lookup(ROOT, "b").await.unwrap().ino;
+            held = Some(vfs.open(ino, WRITE).await.unwrap());
+        }
+        *bench.store.gate.lock().unwrap() = None;
+        let (moved, ()) = tokio::join!(vfs.rename(ROOT, "b", ROOT, "a", false), async {
+            gate.add_permits(9)
+        });
+        moved.unwrap();
+        if let Some(open) = held {
+            close(vfs, open.fh).await.unwrap();
+        }
+        vfs.drain(Duration::from_secs(600)).await;
+        assert_eq!(bench.store.paths(), ["a"]);
+        assert_eq!(bench.store.content("a").unwrap(), "new");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_has_arrived_under_an_old_name_is_no_conflict_with_who_takes_it_next() {
+    let bench = bench_with(Memory::new(), |options| options.commit = Promise::Spool).await;
+    let vfs = &bench.vfs;
+    let gate = Arc::new(Semaphore::new(0));
+    *bench.store.gate.lock().unwrap() = Some(("put", gate.clone()));
+    write_file(vfs, ROOT, "a", b"first").await;
+    while bench.store.count("put") == 0 {
+        tokio::task::yield_now().await;
+    }
+    let (moved, ()) = tokio::join!(vfs.rename(ROOT, "a", ROOT, "b", false), async {
+        gate.add_permits(1)
+    });
+    moved.unwrap();
+    let (_, open) = vfs.create(ROOT, "a", 0o644, TRUNC).await.unwrap();
+    vfs.write(open.fh, 0, b"second").await.unwrap();
+    tokio::time::advance(Duration::from_secs(6)).await;
+    close(vfs, open.fh).await.unwrap();
+    gate.add_permits(9);
+    vfs.drain(Duration::from_secs(600)).await;
+    assert_eq!(bench.store.paths(), ["a", "b"]);
+    assert_eq!(bench.store.content("a").unwrap(), "second");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_file_renamed_to_where_an_older_upload_hangs_waits_for_it() {
+    let bench = bench_with(Memory::new(), |options| {
+        options.commit = Promise::Spool;
+        options.name_timeout = Duration::from_secs(10);
+    })
+    .await;
+    let vfs = &bench.vfs;
+    let late = Arc::new(Semaphore::new(0));
+    *bench.store.gate.lock().unwrap() = Some(("put", late.clone()));
+    write_file(vfs, ROOT, "a", b"first").await;
+    while bench.store.count("put") == 0 {
+        tokio::task::yield_now().await;
+    }
+    vfs.rename(ROOT, "a", ROOT, "a.bak", false).await.unwrap();
+    *bench.store.gate.lock().unwrap() = Some(("body", Arc::new(Semaphore::new(0))));
+    write_file(vfs, ROOT, "c", b"second").await;
+    for _ in 0..200 {
+        tokio::task::yield_now().await;
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    *bench.store.gate.lock().unwrap() = None;
+    let (moved, ()) = tokio::join!(vfs.rename(ROOT, "c", ROOT, "a", false), async {
+        for _ in 0..300 {
+            tokio::task::yield_now().await;
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        late.add_permits(9);
+    });
+    moved.unwrap();
+    vfs.drain(Duration::from_secs(600)).await;
+    assert_eq!(bench.store.paths(), ["a", "a.bak"]);
+    assert_eq!(bench.store.content("a").unwrap(), "second");
+}
+
+/// A mount whose next upload has sent all of `a` and gets no answer; who may give it.
+async fn hanging(commit: Promise) -> (Bench, Arc<Semaphore>) {
+    let bench = bench_with(Memory::new(), |options| {
+        options.commit = commit;
+        options.name_timeout = Duration::from_secs(10);
+    })
+    .await;
+    let gate = Arc::new(Semaphore::new(0));
+    *bench.store.gate.lock().unwrap() = Some(("put", gate.clone()));
+    (bench, gate)
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_cancelled_before_its_last_byte_is_not_looked_for_under_the_old_name() {
+    let (bench, _) = hanging(Promise::Spool).await;
+    let vfs = &bench.vfs;
+    let never = Arc::new(Semaphore::new(0));
+    *bench.store.gate.lock().unwrap() = Some(("body", never));
+    write_file(vfs, ROOT, "a", b"x").await;
+    let ino = vfs.lookup(ROOT, "a").await.unwrap().ino;
+    while vfs.writer(ino).unwrap().look().1 != write::Flight::Uploading {
+        tokio::task::yield_now().await;
+    }
+    *bench.store.gate.lock().unwrap() = None;
+    // Somebody else's, with the same bytes.
+    bench.store.plant("a", b"x");
+    vfs.rename(ROOT, "a", ROOT, "b", false).await.unwrap();
+    vfs.drain(Duration::from_secs(600)).await;
+    assert_eq!(bench.store.paths(), ["a", "b"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_rename_back_does_not_wait_for_the_store() {
+    let (bench, _) = hanging(Promise::Spool).await;
+    let vfs = &bench.vfs;
+    bench.store.plant("a", b"old");
+    vfs.readdir(ROOT).await.unwrap();
+    let never = Arc::new(Semaphore::new(0));
+    *bench.store.gate.lock().unwrap() = Some(("body", never));
+    let begin = tokio::time::Instant::now();
+    vfs.rename(ROOT, "a", ROOT, "b", false).await.unwrap();
+    vfs.rename(ROOT, "b", ROOT, "a", false).await.unwrap();
+    assert!(begin.elapsed() < vfs.options.name_timeout);
+    assert!(vfs.lookup(ROOT, "a").await.is_ok());
+}
+
+#[tokio::test]
+async fn what_is_sent_again_on_request_removes_nothing_under_names_that_it_had() {
+    let work = async |store: &Arc<Memory>, vfs: &Vfs| {
+        let fail = || {
+            let fault = Fault {
+                op: "put",
+                kind: Kind::Broken,
+                done: false,
+            };
+            store.faults.lock().unwrap().push_back(fault);
+        };
+        let (_, open) = vfs.create(ROOT, "a", 0o644, TRUNC).await.unwrap();
+        vfs.write(open.fh, 0, b"x").await.unwrap();
+        fail();
+        close(vfs, open.fh).await.unwrap_err();
+        fail();
+        vfs.rename(ROOT, "a", ROOT, "b", false).await.unwrap_err();
+        refused(vfs).await;
+        // The same bytes under the name of which it is not known whether the store has them.
+        write_file(vfs, ROOT, "a", b"x").await;
+    };
+    let (store, vfs, _) = crash_after(|_| {}, work, |_| {}).await;
+    let id = refused(&vfs).await;
+    vfs.retry(&id).await.unwrap();
+    vfs.landed().await;
+    assert_eq!(store.paths(), ["a", "b"]);
 }

@@ -339,7 +339,8 @@ impl World {
         assert_eq!(
             left.kept,
             0,
-            "{left:?}: owed, and not sent\n{}",
+            "{left:?}: owed, and not sent: {:?}\n{}",
+            self.life().vfs.unsent(),
             self.told()
         );
         self.life().vfs.undrain();
@@ -485,17 +486,24 @@ impl World {
             Step::Rename { from, to } => {
                 let (from, to) = (NAMES[from], NAMES[to]);
                 if !self.model.names.contains_key(from)
-                    || self.is_contested(from)
-                    || self.is_contested(to)
+                    || [from, to]
+                        .iter()
+                        .any(|name| self.is_contested(name) || self.is_blind(name))
                 {
                     return;
                 }
                 self.model.saw(from);
                 self.model.saw(to);
+                let stored = self.store.content(from).map(|bytes| bytes.to_vec());
                 match self.life().call(&store, async |vfs| {
                     vfs.rename(ROOT, from, ROOT, to, false).await
                 }) {
-                    Ended::So(Ok(())) => self.model.renamed(from, to, true),
+                    Ended::So(Ok(())) => {
+                        self.model.renamed(from, to, true);
+                        if from != to {
+                            self.model.moved.entry(from).or_default().push(stored);
+                        }
+                    }
                     Ended::So(Err(error)) => {
                         self.trace.push(format!("  {error}"));
                         self.model.renamed(from, to, false);
@@ -510,7 +518,10 @@ impl World {
             }
             Step::Unlink { name } => {
                 let name = NAMES[name];
-                if !self.model.names.contains_key(name) || self.is_contested(name) {
+                if !self.model.names.contains_key(name)
+                    || self.is_contested(name)
+                    || self.is_blind(name)
+                {
                     return;
                 }
                 let ended = self
@@ -552,8 +563,13 @@ impl World {
                     .names
                     .get(name)
                     .map(|&file| &self.model.files[file]);
-                let on_its_way =
-                    ours.is_some_and(|ours| ours.dirty || over.as_ref() != Some(&ours.now));
+                // Or its answer was lost.
+                let path = format!("/{name}");
+                let writers = self.life().vfs.writers();
+                let unsettled =
+                    (writers.iter()).any(|one| one.target().path == path && !one.is_settled());
+                let on_its_way = unsettled
+                    || ours.is_some_and(|ours| ours.dirty || over.as_ref() != Some(&ours.now));
                 if on_its_way || self.is_open(name) {
                     self.model.contested.insert(name);
                 }
@@ -597,7 +613,7 @@ impl World {
     }
 
     fn open(&mut self, slot: usize, name: &'static str, cut: bool) {
-        if self.life().slots[slot].is_some() || self.is_contested(name) {
+        if self.life().slots[slot].is_some() || self.is_contested(name) || self.is_blind(name) {
             return;
         }
         let flags = OpenFlags {
@@ -635,6 +651,15 @@ impl World {
     /// Somebody else stored a file where ours is open.
     fn is_contested(&self, name: &str) -> bool {
         self.model.contested.contains(name)
+    }
+
+    /// Whether the next look at a name that somebody else has changed may fail: then the older version is
+    /// shown.
+    fn is_blind(&self, name: &str) -> bool {
+        let fault = self.store.faults.lock().unwrap();
+        let blind =
+            fault.front().is_some_and(|one| one.op == "stat") || self.life().vfs.is_silent();
+        self.model.foreign.contains_key(name) && blind
     }
 
     fn is_open(&self, name: &str) -> bool {
@@ -755,5 +780,137 @@ proptest! {
     #[test]
     fn whatever_happens_with_the_spools_promise(steps in prop::collection::vec(step(), 1..40)) {
         play(Promise::Spool, &steps);
+    }
+}
+
+/// Programs that have found something.
+#[test]
+fn what_was_found_before_is_not_there_again() {
+    use Step::*;
+    let (yes, no) = (true, false);
+    // Three files after each other under one name, the last two open: the first is promised until the last is.
+    let chain = [
+        Foreign { name: 0 },
+        Open {
+            slot: 2,
+            name: 1,
+            cut: no,
+        },
+        Open {
+            slot: 1,
+            name: 0,
+            cut: no,
+        },
+        Write {
+            slot: 1,
+            at: 0,
+            len: 1,
+        },
+        Open {
+            slot: 0,
+            name: 3,
+            cut: no,
+        },
+        Close { slot: 2 },
+        Close { slot: 0 },
+        Open {
+            slot: 0,
+            name: 1,
+            cut: yes,
+        },
+        Rename { from: 1, to: 3 },
+        Rename { from: 0, to: 3 },
+    ];
+    // A rename while a version is being made durable.
+    let keeping = [
+        Foreign { name: 1 },
+        Open {
+            slot: 2,
+            name: 1,
+            cut: no,
+        },
+        Open {
+            slot: 1,
+            name: 1,
+            cut: yes,
+        },
+        Close { slot: 2 },
+        Open {
+            slot: 2,
+            name: 1,
+            cut: no,
+        },
+        Write {
+            slot: 2,
+            at: 74,
+            len: 73,
+        },
+        Fault {
+            request: 3,
+            kind: 3,
+            done: no,
+        },
+        Close { slot: 2 },
+        Rename { from: 1, to: 2 },
+        Open {
+            slot: 0,
+            name: 2,
+            cut: no,
+        },
+    ];
+    // A commit that has all but removed what another has left under an old name, and is killed.
+    let stray = [
+        Foreign { name: 0 },
+        Open {
+            slot: 0,
+            name: 1,
+            cut: no,
+        },
+        Fault {
+            request: 1,
+            kind: 0,
+            done: yes,
+        },
+        Fault {
+            request: 5,
+            kind: 0,
+            done: no,
+        },
+        Close { slot: 0 },
+        Open {
+            slot: 0,
+            name: 0,
+            cut: no,
+        },
+        Rename { from: 1, to: 0 },
+    ];
+    // A file takes over, with the name of another, what that had to remove; whose old name is then taken again.
+    let heir = [
+        Open {
+            slot: 0,
+            name: 2,
+            cut: no,
+        },
+        Remount,
+        Rename { from: 2, to: 3 },
+        Open {
+            slot: 2,
+            name: 0,
+            cut: no,
+        },
+        Rename { from: 0, to: 3 },
+        Close { slot: 2 },
+        Open {
+            slot: 2,
+            name: 2,
+            cut: no,
+        },
+        Fsync { slot: 2 },
+    ];
+    for promise in [Promise::Store, Promise::Spool] {
+        play(promise, &heir);
+        play(promise, &chain);
+        play(promise, &keeping);
+        play(promise, &stray);
     }
 }
