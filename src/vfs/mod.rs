@@ -429,7 +429,7 @@ fn file_status(tree: &Tree, node: &Node) -> Option<FileStatus> {
 }
 
 impl write::Owner for Vfs {
-    fn committed(&self, ino: u64, entry: &Entry) {
+    fn committed(&self, ino: u64, entry: &Entry, committed: &Place) {
         {
             let mut tree = self.tree();
             let mut number = 0;
@@ -445,10 +445,13 @@ impl write::Owner for Vfs {
                     number = writer.committed_number();
                 }
             }
-            tree.lay(ino);
             let place = tree
                 .get(ino)
                 .and_then(|node| tree.place(node.parent, &node.name));
+            // Renamed since: what is left under that name goes with the next commit.
+            if place.as_ref() == Some(committed) {
+                tree.lay(ino);
+            }
             lock(&self.refusals).retain(|(there, at_ms, file)| {
                 let superseded = Some(there) == place.as_ref() && *at_ms < number;
                 if superseded {

@@ -245,16 +245,19 @@ impl Vfs {
             self.shed_all();
             writer.ready()?;
         }
-        let target = writer.target();
-        if target.replaces.is_some() || target.in_doubt() || writer.look().1.is_moving() {
-            let old = target.place.name;
-            self.tree().haunt(parent, &old, target.replaces, ino);
-        }
         let deferred = self.is_deferred(new_name);
         let looked = self.looked(over, new_parent, new_name);
-        self.take_name(ino, new_parent, new_name);
-        if let Some(over) = over {
-            self.tree().bequeath(over, ino);
+        {
+            // One step: a commit under the old name ends before it or after it.
+            let mut tree = self.tree();
+            let old = tree.get(ino).map(|node| node.name.clone());
+            self.take_name_in(&mut tree, ino, new_parent, new_name);
+            if let (Some(left), Some(old)) = (writer.may_have(), old) {
+                tree.haunt(parent, &old, left, ino);
+            }
+            if let Some(over) = over {
+                tree.bequeath(over, ino);
+            }
         }
         let ghost = self.tree().take_ghost(new_parent, new_name, ino);
         let (over_entry, struck) = match ghost {
@@ -393,7 +396,10 @@ impl Vfs {
     }
 
     fn take_name(&self, ino: u64, parent: u64, name: &str) {
-        let mut tree = self.tree();
+        self.take_name_in(&mut self.tree(), ino, parent, name);
+    }
+
+    fn take_name_in(&self, tree: &mut Tree, ino: u64, parent: u64, name: &str) {
         tree.rename(ino, parent, name);
         if let Some(node) = tree.get_mut(ino) {
             node.ctime = Some(std::time::SystemTime::now());

@@ -687,7 +687,7 @@ impl Writer {
             let rate = size as f64 / 1e6 / seconds.max(1e-6);
             log::info!("{path}: {size} bytes committed in {seconds:.2} s, {rate:.1} MB/s");
             if let Some(owner) = context.owner.upgrade() {
-                owner.committed(self.ino, entry);
+                owner.committed(self.ino, entry, &new.place);
             }
             // After a power cut the record of what is owed no more must not be back, and be sent again.
             if let Some(owed) = owed

@@ -71,8 +71,8 @@ pub struct Context {
 
 /// Who is told what became of a file. Called without locks held here.
 pub trait Owner: Send + Sync + Debug {
-    /// The store has this version.
-    fn committed(&self, ino: u64, entry: &Entry);
+    /// The store has this version, at `place`; the file may have left that by now.
+    fn committed(&self, ino: u64, entry: &Entry, place: &Place);
     /// What was written went to `other` beside it, because somebody else's version, `theirs`, has the
     /// name at `was`. The owner decides what the file is from now on, and says it to `settle`, once, while
     /// nobody can open it: so a tree's lock may be held during that call.
@@ -839,6 +839,15 @@ impl Writer {
         let is_free = |inner: &Inner| inner.removing.as_ref() != Some(place);
         self.until(|inner| !inner.session.is_moving() && is_free(inner))
             .await;
+    }
+
+    /// Whether the store has, or may have, something at the present place: what is known of it.
+    #[must_use]
+    pub fn may_have(&self) -> Option<Option<Entry>> {
+        let inner = self.lock();
+        let (target, flight) = (&inner.target, inner.session.flight());
+        let may = target.replaces.is_some() || target.in_doubt() || flight.is_moving();
+        may.then(|| target.replaces.clone())
     }
 
     /// Takes over what another file of ours has left, or may have left, at the place: it is replaced.

@@ -10,7 +10,7 @@ use tokio::sync::Semaphore;
 struct Nobody;
 
 impl Owner for Nobody {
-    fn committed(&self, _: u64, _: &Entry) {}
+    fn committed(&self, _: u64, _: &Entry, _: &Place) {}
     fn diverted(&self, _: u64, _: &Place, _: &Entry, _: &Entry, settle: &mut dyn FnMut(After)) {
         settle(After::Theirs);
     }
@@ -365,7 +365,7 @@ async fn a_rename_that_comes_when_the_upload_has_just_ended_arrives_under_the_ne
 struct Mover;
 
 impl Owner for Mover {
-    fn committed(&self, _: u64, _: &Entry) {}
+    fn committed(&self, _: u64, _: &Entry, _: &Place) {}
     fn diverted(&self, _: u64, _: &Place, _: &Entry, _: &Entry, settle: &mut dyn FnMut(After)) {
         settle(After::Elsewhere);
     }

@@ -1110,3 +1110,20 @@ async fn what_is_sent_again_on_request_removes_nothing_under_names_that_it_had()
     vfs.landed().await;
     assert_eq!(store.paths(), ["a", "b"]);
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_commit_that_ends_after_a_rename_does_not_forget_what_it_left_under_the_old_name() {
+    let (bench, _gate) = hanging(Promise::Spool).await;
+    let vfs = &bench.vfs;
+    write_file(vfs, ROOT, "d", b"").await;
+    while bench.store.count("put") == 0 {
+        tokio::task::yield_now().await;
+    }
+    let ino = vfs.lookup(ROOT, "d").await.unwrap().ino;
+    let place = vfs.writer(ino).unwrap().target().place;
+    vfs.rename(ROOT, "d", ROOT, "b", false).await.unwrap();
+    bench.store.plant("d", b"");
+    let entry = bench.store.stat(&place).await.unwrap();
+    write::Owner::committed(&**vfs, ino, &entry, &place);
+    assert!(vfs.tree().is_haunted(ROOT, "d"), "who takes it is to know");
+}
